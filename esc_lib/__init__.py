@@ -1,0 +1,33 @@
+"""The reusable pieces of the course on end-to-end environmental sound classification.
+
+Sound flows one way: datasets (what each set is) -> download and synthetic -> prepare -> clips (one tensor) ->
+augment -> models -> train -> runs -> evaluate -> plots, with recipes (the papers' settings) beside the models. The
+notebooks explain; what they use again and again is here.
+"""
+
+from esc_lib.clips import Clips, load_clips
+from esc_lib.datasets import DATASETS, get_dataset
+from esc_lib.evaluate import Evaluation, evaluate
+from esc_lib.models import build_model
+from esc_lib.prepare import prepare
+from esc_lib.recipes import TrainConfig, recipe
+from esc_lib.runs import Run, list_runs, load_run
+from esc_lib.train import TrainingStopped, train
+
+__all__ = [
+    "DATASETS",
+    "Clips",
+    "Evaluation",
+    "Run",
+    "TrainConfig",
+    "TrainingStopped",
+    "build_model",
+    "evaluate",
+    "get_dataset",
+    "list_runs",
+    "load_clips",
+    "load_run",
+    "prepare",
+    "recipe",
+    "train",
+]

@@ -1,0 +1,126 @@
+"""A trained network's result on its evaluation folds: accuracy, confusion matrix and every clip's probabilities."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from sklearn.metrics import classification_report, confusion_matrix
+
+from esc_lib.clips import Clips
+from esc_lib.device import pick_device
+from esc_lib.inference import class_probabilities
+from esc_lib.runs import Run, load_run, write_json, write_whole
+from esc_lib.train import load_split
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found, and where it is written.
+
+    Attributes:
+        path: folder with `result.json`, `confusion_matrix.csv` and `predictions.csv`.
+        result: accuracy and all that must be known to cite it.
+        confusion: number of clips; rows are the true class, columns the predicted one.
+        predictions: a row per clip: file, fold, true, predicted, and the probability of each class.
+    """
+
+    path: Path
+    result: dict
+    confusion: pd.DataFrame
+    predictions: pd.DataFrame
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all clips whose most probable class is the true one."""
+        return self.result["acc"]
+
+    def per_class(self) -> pd.DataFrame:
+        """Precision, recall, F1 and number of clips of each class."""
+        true, predicted = self.predictions["true"], self.predictions["predicted"]
+        classes = list(self.confusion.index)
+        report = classification_report(true, predicted, labels=classes, output_dict=True, zero_division=0)
+        table = pd.DataFrame(report).T.loc[classes].rename(columns={"f1-score": "f1", "support": "clips"})
+        return table.astype({"clips": int}).rename_axis("class")
+
+    def worst(self, n: int = 5) -> pd.DataFrame:
+        """The wrong clips that the network was surest about: least probability for the true class first."""
+        wrong = self.predictions[self.predictions["true"] != self.predictions["predicted"]]
+        given = pd.Series([wrong.at[i, f"p_{true}"] for i, true in wrong["true"].items()], wrong.index, dtype=float)
+        columns = ["file", "fold", "true", "predicted"]
+        return wrong[columns].assign(p_true=given).sort_values("p_true", kind="stable").head(n)
+
+
+def evaluate(
+    run_dir: str | Path,
+    which: str = "last",
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+) -> Evaluation:
+    """Tests a run's network on all clips of its evaluation folds and writes what it finds into the run directory.
+
+    Args:
+        run_dir: the run directory.
+        which: "last" (the result, written to `eval/`), or "best" or a checkpoint's name (written to `eval-<which>/`).
+        data_dir: where prepared data lies, if not in `ESC_DATA` or the repository's `data/`.
+        device: "auto", "cpu", "cuda", "cuda:1".
+
+    Raises:
+        FileNotFoundError: no run there, or its data has not been prepared.
+        ValueError: no such checkpoint, or a damaged one.
+    """
+    run = load_run(run_dir)
+    place = pick_device(device)
+    model = run.model(which).to(place, memory_format=torch.channels_last)
+    _, clips = load_split(run.config, data_dir, place)
+    probabilities = class_probabilities(model, clips, run.config.crop_samples, run.config.crops)
+    predictions = _predictions(clips, probabilities)
+    classes = list(clips.classes)
+    counts = confusion_matrix(predictions["true"], predictions["predicted"], labels=classes)
+    evaluation = Evaluation(
+        path=run.path / ("eval" if which == "last" else f"eval-{which}"),
+        result=_result(run, which, clips, predictions),
+        confusion=pd.DataFrame(counts, index=classes, columns=classes),
+        predictions=predictions,
+    )
+    _write(evaluation)
+    return evaluation
+
+
+def _predictions(clips: Clips, probabilities: torch.Tensor) -> pd.DataFrame:
+    names = pd.Series(clips.classes)
+    predicted = names[probabilities.argmax(dim=1).numpy()].to_numpy()
+    table = clips.table[["file", "fold"]].assign(true=clips.table["category"], predicted=predicted)
+    columns = pd.DataFrame(probabilities.numpy(), columns=[f"p_{name}" for name in clips.classes])
+    return pd.concat([table, columns], axis="columns")
+
+
+def _result(run: Run, which: str, clips: Clips, predictions: pd.DataFrame) -> dict:
+    correct = int((predictions["true"] == predictions["predicted"]).sum())
+    checkpoint = run.checkpoint(which)
+    return {
+        "acc": correct / len(predictions),
+        "correct": correct,
+        "clips": len(predictions),
+        "eval_folds": list(run.config.eval_folds),
+        "dataset": clips.dataset,
+        "subset": clips.subset,
+        "source_sha256": clips.source_sha256,
+        "checkpoint": checkpoint["name"],
+        "epoch": checkpoint["epoch"],
+        "selection": {
+            "last": "the last epoch; nothing was chosen by looking at the evaluation folds",
+            "best": "the best epoch on the evaluation folds themselves: too high to report",
+        }.get(which, "a checkpoint named by the caller"),
+        "versions": {"esc-course": version("esc-course"), "torch": torch.__version__},
+    }
+
+
+def _write(evaluation: Evaluation) -> None:
+    evaluation.path.mkdir(exist_ok=True)
+    confusion = evaluation.confusion.rename_axis("true (rows) \\ predicted (columns)")
+    tables = {"confusion_matrix.csv": confusion.to_csv(), "predictions.csv": evaluation.predictions.to_csv(index=False)}
+    for name, text in tables.items():
+        write_whole(evaluation.path / name, lambda file, text=text: file.write(text.encode()))
+    write_json(evaluation.path / "result.json", evaluation.result)

@@ -1,0 +1,37 @@
+"""What a trained network says about whole clips: several crops of each, their probabilities averaged."""
+
+import torch
+from torch import Tensor, nn
+
+from esc_lib.augment import even_crops
+from esc_lib.clips import Clips
+
+# Crops that are in the network at once; the result does not depend on it.
+CROPS_AT_ONCE = 160
+
+
+@torch.no_grad()
+def class_probabilities(model: nn.Module, clips: Clips, crop_samples: int, n_crops: int = 10) -> Tensor:
+    """Every clip's class probabilities: softmax of each crop, then the mean over the clip's crops.
+
+    No crop is left out, however quiet, so every clip counts. The mean is of probabilities, not of logits: a crop
+    that is sure should not outvote the others by more than its certainty. Source: the authors' code for Tokozume et
+    al., ICLR 2018.
+
+    Args:
+        model: network; it is put in eval mode and left as it was found.
+        clips: on the network's device.
+        crop_samples: length of the network's input, in samples.
+        n_crops: crops per clip.
+
+    Shape:
+        `(clips, n_classes)` float32, rows sum to 1, on the CPU
+    """
+    was_training = model.training
+    model.eval()
+    probabilities = []
+    for index in torch.arange(len(clips), device=clips.samples.device).split(max(1, CROPS_AT_ONCE // n_crops)):
+        logits = model(even_crops(clips, index, crop_samples, n_crops))  # (B * crops, classes)
+        probabilities.append(logits.float().softmax(dim=1).unflatten(0, (len(index), n_crops)).mean(dim=1))
+    model.train(was_training)
+    return torch.cat(probabilities).cpu()

@@ -1,0 +1,306 @@
+"""From a data set's recordings to one packed file: decode, mix to mono, resample, store end to end as int16."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+import soxr
+from tqdm import tqdm
+
+from esc_lib.clips import COLUMNS
+from esc_lib.datasets import Dataset, find_root, get_dataset, prepared_folder, read_table
+from esc_lib.download import DownloadError, download, extract, file_hash
+from esc_lib.synthetic import make_synthetic
+
+ESC50_TABLE_SHA256 = "ca660da60191a97de289983a05821c9382d852a38a2ba8428980816b68cf6246"
+ESC50_WAV_BYTES = 441_044
+ESC50_MD5_INDEX = "https://zenodo.org/records/11176809/files/esc50_index_2.0.json"
+URBANSOUND8K_MIRROR = "https://s3.amazonaws.com/pytorch-tutorial-assets/UrbanSound8K.tar.gz"
+
+
+def prepare(
+    dataset: str,
+    sample_rate: int,
+    source: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    subset: bool = False,
+) -> Path:
+    """Packs a data set at one sampling rate into `<data_dir>/<dataset>-<sample_rate>/`, ready for `load_clips`.
+
+    Every recording is decoded, averaged to mono, resampled, cut at the set's longest clip (5 s for ESC, 4 s for
+    UrbanSound8K) and rounded to 16 bit. The folder holds `clips.npy`, `clips.csv` and `dataset.json`, and takes its
+    name only when it is complete, so that a run that was killed is simply run again. What is prepared already is
+    kept, unless it came from another source.
+
+    Args:
+        dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
+        sample_rate: Hz; the papers use 8000, 16000, 20000 and 44100.
+        source: the extracted set or its archive; None makes the synthetic set and downloads the others.
+        data_dir: where data lies, if not in `ESC_DATA` or the repository's `data/`.
+        subset: take a source with fewer clips than were published, and mark what is made of it as a subset.
+
+    Returns:
+        the folder.
+
+    Raises:
+        ValueError: unknown set, a recording or a table that cannot be read, or clips missing from a whole set.
+        FileNotFoundError: no such source, or no such set in it.
+        DownloadError: the official download failed.
+        OSError: the folder cannot be written.
+    """
+    spec = get_dataset(dataset)
+    folder = prepared_folder(dataset, sample_rate, data_dir)
+    if source is not None and not Path(source).expanduser().exists():
+        raise FileNotFoundError(f"source {source} does not exist (seen from {Path.cwd()}): pass a folder or an archive")
+    if source is None and _is_ready(folder, subset):
+        return folder
+    with _explain_unwritable(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with _open_source(spec, source, folder.parent) as (name, opened):
+        root = find_root(spec, opened)
+        table = read_table(spec, root)
+        is_subset = _check_complete(spec, table, root, subset)
+        source_sha256 = _hash_recordings(spec, table, root)
+        if not _is_ready(folder, subset, source_sha256):
+            _refuse_to_replace_whole(folder, subset)
+            about = _describe(spec, sample_rate, is_subset, {"name": name, "sha256": source_sha256})
+            _pack(spec, table, root, folder, about)
+    return folder
+
+
+# Where the recordings come from ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open_source(spec: Dataset, source: str | Path | None, data: Path) -> Iterator[tuple[str, Path]]:
+    """The source's name (no machine's path) and a folder with its recordings, for as long as the block lasts."""
+    if source is None:
+        yield "official", _official_recordings(spec, data / "sources" / spec.name, data / "downloads")
+        return
+    source = Path(source).expanduser().resolve()
+    if source.is_dir():
+        yield source.name, source
+        return
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=data) as folder:
+        yield source.name, extract(source, Path(folder) / "set")
+
+
+def _official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
+    """Makes or fetches the set into `folder`, if it is not there already, and returns it."""
+    if spec.name == "esc10":
+        return _fetch_esc10(spec, folder)
+    if folder.is_dir():
+        return folder
+    if spec.name == "synthetic":
+        return make_synthetic(folder)
+    if spec.name == "esc50":
+        return _fetch_esc50(spec, folder, downloads)
+    archive = downloads / "UrbanSound8K.tar.gz"
+    try:
+        download(spec.url, archive, md5=spec.md5, size=spec.size)
+    except DownloadError:
+        download(URBANSOUND8K_MIRROR, archive, md5=spec.md5, size=spec.size)
+    return extract(archive, folder)
+
+
+def _fetch_esc50(spec: Dataset, folder: Path, downloads: Path) -> Path:
+    archive = download(spec.url, downloads / "ESC-50.zip")
+    as_recorded = file_hash(archive) == spec.sha256
+    extract(archive, folder)
+    if not as_recorded:  # the host does not promise an archive's bytes for ever: then its contents must be right
+        try:
+            _check_esc50_contents(find_root(spec, folder))
+        except (OSError, ValueError):
+            shutil.rmtree(folder)
+            raise
+    return folder
+
+
+def _check_esc50_contents(root: Path) -> None:
+    found = file_hash(root / "meta/esc50.csv")
+    if found != ESC50_TABLE_SHA256:
+        raise ValueError(f"meta/esc50.csv in the downloaded ESC-50 has SHA-256 {found}, expected {ESC50_TABLE_SHA256}")
+    wrong = [path.name for path in sorted((root / "audio").glob("*.wav")) if path.stat().st_size != ESC50_WAV_BYTES]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} wav(s) of the downloaded ESC-50 are not of {ESC50_WAV_BYTES} bytes: {wrong[:5]}"
+        )
+
+
+def _fetch_esc10(spec: Dataset, folder: Path) -> Path:
+    """ESC-10's own 400 files, each checked against its published MD5; those that are there are not fetched again."""
+    download(spec.url + spec.table, folder / spec.table, sha256=ESC50_TABLE_SHA256)
+    index = download(ESC50_MD5_INDEX, folder / "esc50_index_2.0.json")
+    clips = json.loads(index.read_text())["clips"]
+    for file in tqdm(read_table(spec, folder)["file"], desc="ESC-10", unit="file"):
+        _, md5 = clips[Path(file).stem]["audio"]
+        download(spec.url + file, folder / file, md5=md5, size=ESC50_WAV_BYTES)
+    return folder
+
+
+# Checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check_complete(spec: Dataset, table: pd.DataFrame, root: Path, subset: bool) -> bool:
+    """Whether the table is less than the whole set, which the caller must have allowed; every file in it is there."""
+    absent = [file for file in table["file"] if not (root / file).is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{root} lacks {len(absent)} of the {len(table)} recordings in {spec.table}: {', '.join(absent[:5])}"
+            f"{', ...' if len(absent) > 5 else ''}; fetch the set again"
+        )
+    if len(table) == 0:
+        raise ValueError(f"{root / spec.table} lists no clip of {spec.title}")
+    sizes = table["fold"].value_counts()
+    short = [f"fold {f}: {sizes.get(f, 0)} of {n} clips" for f, n in spec.fold_sizes.items() if sizes.get(f, 0) != n]
+    short += [f"class {name}: no clip" for name in spec.classes if name not in set(table["category"])]
+    if short and not subset:
+        raise ValueError(
+            f"{root} is not the whole of {spec.title}: {'; '.join(short)}. "
+            "Fetch what is missing, or prepare it as a subset: prepare(..., subset=True)"
+        )
+    return bool(short)
+
+
+def _is_ready(folder: Path, subset: bool, source_sha256: str | None = None) -> bool:
+    """Whether `folder` holds what is asked for: the whole set (or the subset allowed), from this source if given."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return False
+    about = json.loads(path.read_text())
+    return (subset or not about["subset"]) and source_sha256 in (None, about["source"]["sha256"])
+
+
+def _refuse_to_replace_whole(folder: Path, subset: bool) -> None:
+    if subset and _is_ready(folder, subset=False):
+        raise ValueError(
+            f"{folder} holds the whole set, which a subset would replace: "
+            "pass another data_dir for the subset, or delete the folder first"
+        )
+
+
+def _hash_recordings(spec: Dataset, table: pd.DataFrame, root: Path) -> str:
+    """SHA-256 over the table and every recording in it: the same recordings have the same hash, wherever they lie."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashes = list(pool.map(lambda file: file_hash(root / file), [spec.table, *table["file"]]))
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+# Decoding and packing --------------------------------------------------------------------------------------------
+
+
+def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
+    """Decodes a recording (anything libsndfile reads) and averages its channels.
+
+    Returns:
+        waveform `(frames,)` float32, full scale at 1.0, and its sampling rate in Hz.
+
+    Raises:
+        ValueError: empty, truncated or not audio.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            channels = file.read(dtype="float32", always_2d=True)
+            log, rate = file.extra_info, file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path} cannot be decoded ({error.error_string}): not audio, or damaged; {_AGAIN}") from error
+    # libsndfile reads what is left of a truncated file and says so in its log alone.
+    cut = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if cut or "without an End-Of-Stream" in log:
+        detail = f": {cut[2]} of {cut[1]} bytes of audio are there" if cut else ""
+        raise ValueError(f"{path} is truncated{detail}; {_AGAIN}")
+    if len(channels) == 0:
+        raise ValueError(f"{path} holds no samples; {_AGAIN}")
+    return channels.mean(axis=1), rate
+
+
+_AGAIN = "fetch it again"
+
+
+def to_int16(waveform: np.ndarray, rate: int, sample_rate: int, seconds: float) -> np.ndarray:
+    """Resamples a waveform `(frames,)` from `rate` to `sample_rate` Hz, cuts it at `seconds`, rounds it to int16."""
+    resampled = soxr.resample(waveform, rate, sample_rate)
+    cut = resampled[: round(seconds * sample_rate)]
+    return np.clip(np.rint(cut * 32768), -32768, 32767).astype(np.int16)
+
+
+def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, about: dict) -> None:
+    """Writes the prepared folder beside its place and moves it there when it is complete."""
+    rate = about["sample_rate"]
+    with (
+        _explain_unwritable(folder),
+        tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary,
+    ):
+        making = Path(temporary) / folder.name
+        making.mkdir()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            # Decoding and resampling leave Python's lock, so threads use every core.
+            clips = pool.map(lambda file: to_int16(*read_audio(root / file), rate, spec.seconds), table["file"])
+            progress = tqdm(clips, desc=f"{spec.title} at {rate} Hz", total=len(table), unit="clip")
+            frames = _write_end_to_end(making / "clips.npy", progress)
+        offsets = np.cumsum([0, *frames[:-1]])
+        table = table.assign(offset=offsets, frames=frames)[list(COLUMNS)]
+        table.to_csv(making / "clips.csv", index=False)
+        about = {**about, "clips": len(table), "folds": table["fold"].value_counts(sort=False).to_dict()}
+        (making / "dataset.json").write_text(json.dumps(about, indent=4))
+        _take_place(making, folder)
+
+
+def _write_end_to_end(path: Path, clips: Iterator[np.ndarray]) -> list[int]:
+    """Writes int16 arrays as one `.npy` file, never all in memory, and returns the length of each."""
+    frames = []
+    with open(path, "wb") as file:
+        _write_npy_header(file, 0)
+        for clip in clips:
+            file.write(clip.tobytes())
+            frames.append(len(clip))
+        file.seek(0)
+        _write_npy_header(file, sum(frames))  # as long as the first: numpy leaves room for the length to grow
+        os.fsync(file.fileno())
+    return frames
+
+
+def _write_npy_header(file, length: int) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<i2", "fortran_order": False, "shape": (length,)})
+
+
+def _take_place(making: Path, folder: Path) -> None:
+    """Moves `making` to `folder`; an older one there steps aside into the temporary directory, which is deleted."""
+    if folder.exists():
+        os.replace(folder, making.with_name("old"))
+    os.replace(making, folder)
+
+
+@contextmanager
+def _explain_unwritable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{folder} cannot be written ({error.strerror}): make room there, or choose another data_dir"
+        ) from error
+
+
+def _describe(spec: Dataset, sample_rate: int, subset: bool, source: dict) -> dict:
+    libraries = {name: version(name) for name in ("esc-course", "numpy", "soundfile", "soxr")}
+    return {
+        "dataset": spec.name,
+        "title": spec.title,
+        "sample_rate": sample_rate,
+        "classes": list(spec.classes),
+        "subset": subset,
+        "source": source,
+        "licence": spec.licence,
+        "versions": {**libraries, "libsndfile": soundfile.__libsndfile_version__},
+    }

@@ -1,0 +1,210 @@
+"""A run directory: the settings, history, checkpoints and curves of one training, written so that nothing is torn.
+
+    <save_dir>/<run>/
+        config.json            the settings (`TrainConfig`)
+        history.json           {"loss": {"1": value, ...}}; so too "acc" and "lr", and "eval_loss", "eval_acc" of tests
+        checkpoints.json       {name: {"name", "epoch", "eval_acc"}}, best on the evaluation folds first
+        losses.png, accuracies.png
+        <name>/<name>.model    a checkpoint: the network's state dict
+        eval/                  what `evaluate` found
+
+The last epoch is the result of a run. The checkpoint that did best on the evaluation folds is kept too, and called
+"best": its accuracy is chosen by looking at the test clips, so it is too high to report.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from esc_lib.datasets import get_dataset
+from esc_lib.models import build_model
+from esc_lib.plots import plot_curves
+from esc_lib.recipes import TrainConfig
+
+HISTORY_KEYS = ("loss", "acc", "lr", "eval_loss", "eval_acc")
+
+
+@dataclass
+class Run:
+    """One training: where it lies and what is known of it.
+
+    Attributes:
+        path: the run directory.
+        config: its settings.
+        history: `{"loss": {epoch: value}, ...}`, epochs from 1.
+        checkpoints: `{name: {"name", "epoch", "eval_acc"}}`, best first; of equals the older first.
+    """
+
+    path: Path
+    config: TrainConfig
+    history: dict[str, dict[int, float]] = field(default_factory=lambda: {key: {} for key in HISTORY_KEYS})
+    checkpoints: dict[str, dict] = field(default_factory=dict)
+
+    def checkpoint(self, which: str = "last") -> dict:
+        """Name, epoch and accuracy of a checkpoint.
+
+        Args:
+            which: "last" (latest epoch), "best" (best on the evaluation folds) or a checkpoint's name.
+
+        Raises:
+            ValueError: there is none, or none of that name.
+        """
+        if not self.checkpoints:
+            raise ValueError(f"{self.path} holds no checkpoint: the run stopped before its first test; train again")
+        if which == "last":
+            return max(self.checkpoints.values(), key=lambda checkpoint: checkpoint["epoch"])
+        if which == "best":
+            return next(iter(self.checkpoints.values()))
+        if which not in self.checkpoints:
+            raise ValueError(
+                f"{self.path} has no checkpoint {which!r}: it has last, best, {', '.join(self.checkpoints)}"
+            )
+        return self.checkpoints[which]
+
+    def model(self, which: str = "last") -> nn.Module:
+        """The trained network, on the CPU, in eval mode.
+
+        Args:
+            which: as for `checkpoint`.
+
+        Raises:
+            FileNotFoundError: the checkpoint's file is missing.
+            ValueError: no such checkpoint, or its file is damaged, holds more than tensors, or is another network's.
+        """
+        file = self._file(self.checkpoint(which)["name"])
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: copy the whole run directory, or train again")
+        model = build_model(self.config.architecture, len(get_dataset(self.config.dataset).classes))
+        try:
+            # weights_only: a checkpoint from elsewhere must not be able to execute code.
+            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        except (RuntimeError, EOFError, OSError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{file} is not a checkpoint of {self.config.architecture}: {error}") from error
+        return model.eval()
+
+    def save_history(self) -> None:
+        """Writes `history.json`."""
+        write_json(self.path / "history.json", self.history)
+
+    def save_curves(self) -> None:
+        """Draws `losses.png` and `accuracies.png`."""
+        for name, kind in (("losses.png", "loss"), ("accuracies.png", "acc")):
+            figure = plot_curves(self.history, kind)
+            write_whole(self.path / name, lambda file, figure=figure: figure.savefig(file, format="png"))
+
+    def save_checkpoint(self, model: nn.Module, epoch: int, eval_acc: float) -> None:
+        """Keeps the network as it is now, and of the earlier ones the `keep_n` best.
+
+        The new file is complete and listed before an old one is deleted.
+        """
+        name = f"epoch-{epoch:04d}"
+        state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        self._file(name).parent.mkdir(exist_ok=True)
+        write_whole(self._file(name), lambda file: torch.save(state, file))
+        entries = [*self.checkpoints.values(), {"name": name, "epoch": epoch, "eval_acc": eval_acc}]
+        entries.sort(key=lambda entry: (-entry["eval_acc"], entry["epoch"]))
+        kept = [entry for i, entry in enumerate(entries) if i < self.config.keep_n or entry["epoch"] == epoch]
+        self.checkpoints = {entry["name"]: entry for entry in kept}
+        write_json(self.path / "checkpoints.json", self.checkpoints)
+        for entry in entries:
+            if entry["name"] not in self.checkpoints:
+                shutil.rmtree(self._file(entry["name"]).parent)
+
+    def _file(self, name: str) -> Path:
+        return self.path / name / f"{name}.model"
+
+
+def runs_folder(save_dir: str | Path | None = None) -> Path:
+    """Where runs lie: `save_dir`, else the environment's `ESC_RUNS`, else the repository's `runs/`, in that order."""
+    return Path(save_dir or os.environ.get("ESC_RUNS") or Path(__file__).parents[1] / "runs").expanduser().resolve()
+
+
+def new_run(config: TrainConfig, save_dir: str | Path | None = None) -> Run:
+    """Makes a new run directory, named after what is trained and when, with the settings in it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder = runs_folder(save_dir)
+    stem = f"{config.architecture}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}-"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=stem, dir=folder))
+    except OSError as error:
+        raise OSError(
+            error.errno, f"no run can be made in {folder} ({error.strerror}): choose another save_dir"
+        ) from error
+    path.chmod(0o755)  # mkdtemp's is for its owner alone
+    run = Run(path, config)
+    write_json(path / "config.json", config.to_dict())
+    run.save_history()
+    write_json(path / "checkpoints.json", run.checkpoints)
+    return run
+
+
+def load_run(path: str | Path) -> Run:
+    """Opens a run directory, also one that is being written or was stopped.
+
+    Raises:
+        FileNotFoundError: not a run directory.
+        ValueError: a file of it is damaged, or a setting is unknown.
+    """
+    path = Path(path).expanduser().resolve()
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} is not a run directory: expected a config.json in it")
+    try:
+        config = TrainConfig.from_dict(_read_json(path / "config.json"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path / 'config.json'}: {error}") from error
+    history = {kind: {int(e): v for e, v in of.items()} for kind, of in _read_json(path / "history.json").items()}
+    return Run(path, config, history, _read_json(path / "checkpoints.json"))
+
+
+def list_runs(save_dir: str | Path | None = None) -> list[Path]:
+    """The run directories in a folder, newest first."""
+    configs = runs_folder(save_dir).glob("*/config.json")
+    return [config.parent for config in sorted(configs, key=lambda file: file.stat().st_mtime, reverse=True)]
+
+
+def write_whole(path: Path, write: Callable) -> None:
+    """Writes a file so that whoever looks sees the old one or the new one, never a part.
+
+    Args:
+        path: the file.
+        write: is given a binary file to write to.
+
+    Raises:
+        OSError: it cannot be written; what was there before is still there.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be written ({error.strerror}): make room there") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Writes a JSON file by `write_whole`."""
+    write_whole(path, lambda file: file.write(json.dumps(value, indent=4).encode()))
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): restore it, or train again") from error
