@@ -53,7 +53,7 @@ class Clips:
     def select(self, rows: np.ndarray) -> "Clips":
         """The clips where `rows` (bool or numbers, one dimension) says so; the samples are shared, not copied."""
         table = self.table[rows] if rows.dtype == bool else self.table.iloc[rows]
-        keep = torch.from_numpy(np.asarray(rows)).to(self.offsets.device)
+        keep = torch.tensor(np.asarray(rows), device=self.offsets.device)
         return replace(
             self,
             offsets=self.offsets[keep],

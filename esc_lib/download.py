@@ -1,21 +1,14 @@
-"""Fetching a data set: downloads that resume and are verified, archives that stay inside their folder.
+"""Fetching a file: downloads that go on where they were cut off and are verified.
 
-Both functions follow one rule: the final name appears only when what stands under it is complete and
-checked. Until then the bytes live beside it, in `<path>.part` or in a temporary folder.
+The final name appears only when what stands under it is complete and checked. Until then the bytes live
+beside it, in `<path>.part`.
 """
 
-import gzip
 import hashlib
 import json
-import lzma
 import os
 import re
-import stat
-import tarfile
-import tempfile
 import time
-import zipfile
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,11 +22,13 @@ LONGEST_WAIT = 60  # seconds between two attempts
 BY_HAND = "If it stays so, fetch the file by hand and pass it as `source=`."
 
 # Worth another attempt. urllib3's own errors come from reading the body, requests' from all before it.
-TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.HTTPError,
-             requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError)
-# What zipfile and tarfile raise for damaged, encrypted or exotic archives. Plain OSError is the disk's.
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError,
-           NotImplementedError, RuntimeError, UnicodeDecodeError)
+TRANSIENT = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.HTTPError,
+    requests.exceptions.ChunkedEncodingError,
+    urllib3.exceptions.HTTPError,
+)
 
 
 class DownloadError(OSError):
@@ -71,8 +66,9 @@ def download(
     path, part = Path(path), Path(f"{path}.part")
     if path.exists():
         if problem := _problem(path, sha256, md5, size):
-            raise DownloadError(f"{path} exists but {problem}. It was left as it is: move it away or delete it, "
-                                "then call again.")
+            raise DownloadError(
+                f"{path} exists but {problem}. It was left as it is: move it away or delete it, then call again."
+            )
         return path
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,8 +112,10 @@ def _fetch(url, part, size, retries):
             return _request(url, part, size)
         except TRANSIENT as error:
             if attempt == retries:
-                raise DownloadError(f"{url} could not be fetched in {attempt + 1} attempts: {error}. What has arrived "
-                                    f"is kept in {part}: call again to go on. {BY_HAND}") from error
+                raise DownloadError(
+                    f"{url} could not be fetched in {attempt + 1} attempts: {error}. What has arrived "
+                    f"is kept in {part}: call again to go on. {BY_HAND}"
+                ) from error
             time.sleep(_delay(attempt, error))
         except requests.RequestException as error:
             raise DownloadError(f"{url} cannot be requested: {error}. Check the address.") from error
@@ -147,8 +145,10 @@ def _request(url, part, size):
         _check_response(response, url, part, (200, 206) if start else (200,))
         total = _total_bytes(response)
         if None not in (size, total) and size != total:
-            raise DownloadError(f"{url} offers {total} bytes, expected {size}. The file there has changed, or this "
-                                f"is an error page. {BY_HAND}")
+            raise DownloadError(
+                f"{url} offers {total} bytes, expected {size}. The file there has changed, or this "
+                f"is an error page. {BY_HAND}"
+            )
         if response.status_code == 200:  # the whole file: the first request, another version, or Range ignored
             _discard(part)
             _write_record(part, url, response.headers.get("ETag", ""), total)
@@ -218,8 +218,10 @@ def _check_response(response, url, part, good):
 def _check_content(response, url, name):
     """Refuse a web page in the file's place (such as the login page of a network) and a packed body."""
     if "text/html" in response.headers.get("Content-Type", "").lower() and not name.endswith((".html", ".htm")):
-        raise DownloadError(f"{url} sent an HTML page in place of {name}. Open the address in a browser: a login or "
-                            f"error page may stand before it. {BY_HAND}")
+        raise DownloadError(
+            f"{url} sent an HTML page in place of {name}. Open the address in a browser: a login or "
+            f"error page may stand before it. {BY_HAND}"
+        )
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity" and not name.endswith((".gz", ".tgz")):  # some servers label .tar.gz itself so
         raise DownloadError(f"{url} was sent with Content-Encoding {encoding}, not as it is. {BY_HAND}")
@@ -230,7 +232,7 @@ def _save(response, part, total):
     with (
         _disk_errors(part),
         open(part, "ab") as file,
-        tqdm(desc=part.stem, initial=file.tell(), total=total, unit="B", unit_scale=True) as bar,
+        tqdm(desc=part.stem, initial=file.tell(), total=total, unit="B", unit_scale=True, leave=False) as bar,
     ):
         # Reading the raw body: requests' iter_content would decode it, and loses up to a chunk when cut off.
         while chunk := response.raw.read(CHUNK, decode_content=False):
@@ -248,135 +250,7 @@ def _disk_errors(path):
     try:
         yield
     except OSError as error:
-        raise DownloadError(f"{path} cannot be written: {error.strerror or error}. Free space or choose another "
-                            "folder, then call again; what has arrived is kept.") from error
-
-
-def extract(archive: str | Path, target: str | Path, max_bytes: int = 30 * 10**9) -> Path:
-    """Unpack a .zip, .tar or .tar.gz (told apart by content) into the new folder `target`.
-
-    All members are checked before the first is written; `._*` and `__MACOSX` of Macs are left out. The
-    files appear in a temporary folder beside `target`, which is renamed when all is there.
-
-    Args:
-        archive: the file (str or Path).
-        target: folder to make (str or Path); must not exist.
-        max_bytes: most bytes that the unpacked files may have in all.
-
-    Returns:
-        `target` as a Path.
-
-    Raises:
-        FileExistsError: `target` is there already.
-        ValueError: not a complete archive, or a member that is a link or a device, would lie outside
-            `target`, or takes the sum over `max_bytes`. Nothing is left behind.
-    """
-    archive, target = Path(archive), Path(target)
-    if os.path.lexists(target):
-        raise FileExistsError(f"{target} exists already: move it away or delete it, then extract {archive} again")
-    try:
-        with _open_archive(archive) as handle:
-            members = _checked_members(handle, archive, max_bytes)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-                folder = Path(temporary) / "content"  # mkdtemp's own folder is closed to other users
-                folder.mkdir()
-                for member in tqdm(members, desc=f"extracting {archive.name}", unit="file"):
-                    _write_member(handle, archive, member, folder)
-                folder.rename(target)
-    except DAMAGED as error:
-        raise ValueError(f"{archive} ({archive.stat().st_size} bytes) is not a complete .zip, .tar or .tar.gz archive: "
-                         f"{error}. Delete it and fetch it again.") from error
-    return target
-
-
-def _open_archive(archive):
-    """Open as tar or zip by content. Tar first: a zip stored at a tar's end makes the whole look like a zip."""
-    if tarfile.is_tarfile(archive):
-        return tarfile.open(archive)
-    if zipfile.is_zipfile(archive):
-        return zipfile.ZipFile(archive)
-    with open(archive, "rb") as file:
-        raise zipfile.BadZipFile(f"neither kind is recognised, it begins with {file.read(20)!r}")
-
-
-def _members(handle):
-    """Yield (name, "file" or "folder" or "link or device", size in bytes, info object) of each member."""
-    if isinstance(handle, zipfile.ZipFile):
-        kinds = {0: "file", stat.S_IFREG: "file", stat.S_IFDIR: "folder"}  # 0: made on Windows
-        for info in handle.infolist():
-            kind = kinds.get(stat.S_IFMT(info.external_attr >> 16), "link or device")
-            yield info.orig_filename, "folder" if info.is_dir() and kind == "file" else kind, info.file_size, info
-        return
-    for info in handle:
-        yield info.name, "file" if info.isreg() else "folder" if info.isdir() else "link or device", info.size, info
-    handle.fileobj.seek(handle.offset)  # tarfile takes a damaged header, or none, for the end
-    if handle.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("the mark at the end is missing")
-    while handle.fileobj.read(CHUNK):
-        pass  # gzip compares its checksum only when it is read to its end
-
-
-def _checked_members(handle, archive, max_bytes):
-    """Return the members to extract; ValueError names the first that must not be."""
-    members, total = [], 0
-    for member in tqdm(_members(handle), desc=f"checking {archive.name}", unit="file"):
-        name, kind, size, _ = member
-        total += size
-        reason = _refusal(name, kind, size)
-        if total > max_bytes:
-            reason = f"takes the sum over max_bytes={max_bytes}; pass a larger one if the archive is right"
-        if reason:
-            raise ValueError(f"{archive}: member {name!r} {reason}. Nothing was extracted.")
-        if not any(piece == "__MACOSX" or piece.startswith("._") for piece in name.split("/")):
-            members.append(member)
-    if not any(kind == "file" for _, kind, _, _ in members):
-        raise zipfile.BadZipFile("it holds no files")
-    return members
-
-
-def _refusal(name, kind, size):
-    """Say why a member must not be extracted, or "". Holds for Windows and POSIX paths alike."""
-    if kind not in ("file", "folder") or size < 0:
-        return f"is a {kind} of {size} bytes, not a plain file or folder"
-    if name.startswith("/") or re.search("(^|/)[A-Za-z]:", name):
-        return "has an absolute path"
-    if "\\" in name or "\0" in name:
-        return "has a backslash or a null byte in its name"
-    return "would lie outside the target folder" if ".." in name.split("/") else ""
-
-
-def _write_member(handle, archive, member, folder):
-    """Write one member below `folder`, again making sure that it stays there."""
-    name, kind, size, info = member
-    path = folder / name
-    try:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise zipfile.BadZipFile("it would lie outside the target folder")
-        (path if kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
-        if kind == "file":
-            with _open_member(handle, info, folder) as source, open(path, "wb") as file:
-                _copy(source, file, size)
-    except (*DAMAGED, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        raise ValueError(f"{archive}: member {name!r} cannot be extracted: {error}. Delete the archive and fetch "
-                         "it again.") from error
-
-
-def _open_member(handle, info, folder):
-    if isinstance(handle, zipfile.ZipFile):
-        return handle.open(info)
-    if hasattr(tarfile, "data_filter"):  # Python 3.11.4 and later: its own checks, after ours
-        tarfile.data_filter(info, str(folder))
-    return handle.extractfile(info)
-
-
-def _copy(source, file, size):
-    """Copy `size` bytes and count them: a header can lie, and the limit was checked on the headers."""
-    written = 0
-    while chunk := source.read(CHUNK):
-        written += len(chunk)
-        if written > size:
-            raise zipfile.BadZipFile(f"it is longer than the {size} bytes it claims")
-        file.write(chunk)
-    if written < size:
-        raise zipfile.BadZipFile(f"it has {written} bytes but claims {size}")
+        raise DownloadError(
+            f"{path} cannot be written: {error.strerror or error}. Free space or choose another "
+            "folder, then call again; what has arrived is kept."
+        ) from error

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import Audio
 from matplotlib.figure import Figure
 
 _AXIS_LABELS = {"loss": "loss", "acc": "accuracy"}
@@ -44,31 +45,53 @@ def plot_waveforms(waveforms: dict[str, np.ndarray], sample_rate: int, columns: 
     Shape:
         each waveform: `(frames,)`, full scale at 1.0
     """
-    rows = -(-len(waveforms) // columns)
-    figure = Figure(figsize=(5 * columns, 1.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    figure, grid = _small_pictures(len(waveforms), columns)
     for axes, (name, waveform) in zip(grid, waveforms.items(), strict=False):
         axes.plot(np.arange(len(waveform)) / sample_rate, waveform, linewidth=0.4)
         axes.set_title(name, fontsize=9)
-    for axes in list(grid)[-columns:]:
-        axes.set_xlabel("seconds")
     return figure
 
 
 def plot_spectrograms(waveforms: dict[str, np.ndarray], sample_rate: int, columns: int = 2) -> Figure:
-    """Spectrograms in decibels, one small picture each, on one colour scale of 80 dB below the loudest of each.
+    """Spectrograms, Hz over seconds, one small picture each; black is 80 dB below the loudest spot of each.
 
     Shape:
         each waveform: `(frames,)`, full scale at 1.0
     """
-    rows = -(-len(waveforms) // columns)
-    figure = Figure(figsize=(5 * columns, 1.8 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    figure, grid = _small_pictures(len(waveforms), columns)
     for axes, (name, waveform) in zip(grid, waveforms.items(), strict=False):
         # A faint noise floor keeps the logarithm of digital silence finite.
         noise = np.random.default_rng(0).normal(0, 1e-6, len(waveform))
-        _, _, _, image = axes.specgram(waveform + noise, NFFT=1024, Fs=sample_rate, noverlap=512)
+        _, _, _, image = axes.specgram(np.asarray(waveform) + noise, NFFT=512, Fs=sample_rate, noverlap=256)
         top = float(image.get_array().max())
-        image.set_clim(top - 80, top)
+        image.set(cmap="magma", clim=(top - 80, top))
         axes.set_title(name, fontsize=9)
     return figure
+
+
+def _small_pictures(n: int, columns: int) -> tuple[Figure, list]:
+    """A figure with `n` axes in rows of `columns`; the last row says that time is in seconds."""
+    rows = -(-n // columns)
+    # A coarse grid of dots: noise does not compress, and notebooks are committed with their pictures.
+    figure = Figure(figsize=(max(4.5, 2.6 * columns), 1.6 * rows), dpi=72, layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid:
+        axes.tick_params(labelsize=7)
+    for axes in grid[-columns:]:
+        axes.set_xlabel("seconds", fontsize=8)
+    for axes in grid[n:]:
+        axes.set_visible(False)
+    return figure, grid
+
+
+def player(waveform: np.ndarray, sample_rate: int, seconds: float = 1.5) -> Audio:
+    """A player for the loudest `seconds` of a waveform; short, because a notebook keeps the sound inside it.
+
+    Shape:
+        waveform: `(frames,)`, full scale at 1.0
+    """
+    length = min(len(waveform), int(seconds * sample_rate))
+    waveform = np.asarray(waveform)
+    energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=float))])
+    start = int(np.argmax(energy[length:] - energy[: len(energy) - length]))
+    return Audio(waveform[start : start + length], rate=sample_rate)

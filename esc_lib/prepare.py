@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,9 +18,10 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from esc_lib.archives import extract
 from esc_lib.clips import COLUMNS
 from esc_lib.datasets import Dataset, find_root, get_dataset, prepared_folder, read_table
-from esc_lib.download import DownloadError, download, extract, file_hash
+from esc_lib.download import DownloadError, download, file_hash
 from esc_lib.synthetic import make_synthetic
 
 ESC50_TABLE_SHA256 = "ca660da60191a97de289983a05821c9382d852a38a2ba8428980816b68cf6246"
@@ -103,7 +104,9 @@ def _official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
     if folder.is_dir():
         return folder
     if spec.name == "synthetic":
-        return make_synthetic(folder)
+        with suppress(FileExistsError):  # another process was faster
+            make_synthetic(folder)
+        return folder
     if spec.name == "esc50":
         return _fetch_esc50(spec, folder, downloads)
     archive = downloads / "UrbanSound8K.tar.gz"
@@ -254,7 +257,8 @@ def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, about: d
         table.to_csv(making / "clips.csv", index=False)
         about = {**about, "clips": len(table), "folds": table["fold"].value_counts(sort=False).to_dict()}
         (making / "dataset.json").write_text(json.dumps(about, indent=4))
-        _take_place(making, folder)
+        if not _is_ready(folder, about["subset"], about["source"]["sha256"]):  # another process may have been faster
+            _take_place(making, folder)
 
 
 def _write_end_to_end(path: Path, clips: Iterator[np.ndarray]) -> list[int]:
@@ -277,9 +281,11 @@ def _write_npy_header(file, length: int) -> None:
 
 def _take_place(making: Path, folder: Path) -> None:
     """Moves `making` to `folder`; an older one there steps aside into the temporary directory, which is deleted."""
-    if folder.exists():
+    try:
+        os.replace(making, folder)
+    except OSError:  # a folder that is not empty is never replaced
         os.replace(folder, making.with_name("old"))
-    os.replace(making, folder)
+        os.replace(making, folder)
 
 
 @contextmanager

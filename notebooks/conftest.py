@@ -1,0 +1,19 @@
+"""How the notebooks are tested: quietly, without leaving runs behind, and compared by what does not change."""
+
+import os
+import shutil
+import tempfile
+
+# The kernels inherit these. Two test processes run side by side, so each keeps to one thread.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["ESC_RUNS"] = tempfile.mkdtemp(prefix="esc-runs-")
+
+
+def pytest_collectstart(collector):
+    """Progress bars (stderr) and tables' HTML are not compared; a table's plain text still is."""
+    if collector.path.suffix == ".ipynb":
+        collector.skip_compare += ("stderr", "text/html")
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["ESC_RUNS"], ignore_errors=True)

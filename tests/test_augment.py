@@ -1,0 +1,232 @@
+"""Trimming and cropping against slow, plain versions that really pad with zeros and slice."""
+
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sound_files import make_clips, noise
+
+from esc_lib.augment import even_crops, random_crops, trim_silence
+
+
+def loud(length):
+    """Noise without a zero: its first and last sample count as sound."""
+    waveform = noise(length, seed=length)
+    waveform[waveform == 0] = 1
+    return waveform
+
+
+def ramp(length):
+    """1, 2, 3, ...: every sample tells its own place."""
+    assert length < 32768
+    return np.arange(1, length + 1)
+
+
+def padded(waveform, length):
+    """The clip in float64, full scale at 1, with `length // 2` zeros at both sides."""
+    return np.concatenate([np.zeros(length // 2), np.asarray(waveform) / 32768, np.zeros(length // 2)])
+
+
+def among_loud_ones(*waveforms):
+    """Clips with full-scale neighbours before, between and after them; the numbers of the clips in the middle."""
+    neighbour = np.full(5000, 32767)
+    clips = make_clips([w for waveform in waveforms for w in (neighbour, waveform)] + [neighbour])
+    return clips, torch.arange(len(waveforms)) * 2 + 1
+
+
+def crops_of(clips, index, length, seed=0):
+    return random_crops(clips, torch.as_tensor(index), length, torch.Generator().manual_seed(seed))
+
+
+def starts_of(crops, frames, length):
+    """Where crops of a ramp begin in the padded clip, each crop being checked in full."""
+    starts, whole = [], padded(ramp(frames), length)
+    for crop in crops[:, 0].double().numpy():
+        first = np.flatnonzero(crop)[0]
+        start = length // 2 + round(crop[first] * 32768) - 1 - first
+        assert np.array_equal(crop, whole[start : start + length])
+        starts.append(start)
+    return np.array(starts)
+
+
+# Silence ---------------------------------------------------------------------------------------------------------
+
+
+def trimmed(waveform):
+    """What is left of a clip that stands between two others, which must not change."""
+    before, after = noise(50, 1), noise(60, 2)
+    before[[0, -1]] = after[[0, -1]] = 1
+    clips = trim_silence(make_clips([before, waveform, after]))
+    assert np.array_equal(clips.waveform(0).numpy(), before) and np.array_equal(clips.waveform(2).numpy(), after)
+    return clips.waveform(1).numpy()
+
+
+def test_sound_at_40_to_59_of_100_leaves_20_samples():
+    waveform = np.zeros(100, np.int16)
+    waveform[40:60] = loud(20)
+    assert np.array_equal(trimmed(waveform), loud(20))
+
+
+@pytest.mark.parametrize(
+    ("waveform", "left"),
+    [
+        ([0, 0, 5, 6], [5, 6]),
+        ([5, 6, 0, 0], [5, 6]),
+        ([0, 5, 6, 0], [5, 6]),
+        ([5, 0, 0, 6], [5, 0, 0, 6]),
+        ([0, 5, 0, 0, -6, 0, 0], [5, 0, 0, -6]),
+        ([0, 0, 7], [7]),
+        ([-7, 0, 0], [-7]),
+        ([0, -32768, 0], [-32768]),
+        ([1, 2, 3], [1, 2, 3]),
+        ([0, 0, 0], [0, 0, 0]),
+        ([0], [0]),
+        ([9], [9]),
+    ],
+)
+def test_zeros_at_both_ends_go_and_those_within_stay(waveform, left):
+    assert trimmed(np.array(waveform)).tolist() == left
+
+
+def test_trimming_moves_no_sample_and_changes_no_clip_of_the_caller():
+    clips = make_clips([[0, 1, 2, 0], [0, 0], [3, 0]])
+    before = {field.name: getattr(clips, field.name) for field in fields(clips)}
+    copies = {name: value.clone() for name, value in before.items() if isinstance(value, torch.Tensor)}
+    result = trim_silence(clips)
+    assert result.samples.data_ptr() == clips.samples.data_ptr()
+    assert result.offsets.tolist() == [1, 4, 6] and result.frames.tolist() == [2, 2, 1]
+    assert all(torch.equal(getattr(clips, name), copies[name]) for name in copies)
+    pd.testing.assert_frame_equal(result.table, clips.table)
+    assert torch.equal(result.targets, clips.targets)
+
+
+def test_trimming_a_choice_of_clips():
+    clips = make_clips([[0, 1], [0, 0, 2, 0], [3, 0]]).select(np.array([2, 1]))
+    result = trim_silence(clips)
+    assert [result.waveform(i).tolist() for i in range(2)] == [[3], [2]]
+    assert trim_silence(result).offsets.tolist() == result.offsets.tolist()
+
+
+def test_crops_of_a_trimmed_clip_hold_nothing_of_what_was_cut_off():
+    waveform = np.concatenate([np.zeros(300), ramp(10), np.zeros(300)])
+    clips = trim_silence(make_clips([waveform]))
+    starts = starts_of(crops_of(clips, [0] * 200, 8), 10, 8)
+    assert set(starts) == set(range(11))
+
+
+# Random crops ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("frames", "length"), [(100, 16), (100, 17), (7, 20), (7, 21), (1, 8), (1, 9), (9, 1), (5, 5)])
+def test_random_crops_are_slices_of_the_padded_clip(frames, length):
+    clips, index = among_loud_ones(ramp(frames))
+    crops = crops_of(clips, index.repeat(500), length)
+    assert crops.shape == (500, 1, length) and crops.dtype == torch.float32
+    starts = starts_of(crops, frames, length)  # each crop is compared there
+    places = frames + 2 * (length // 2) - length + 1
+    assert starts.min() == 0 and starts.max() == places - 1  # both ends are reached, and nothing beyond
+
+
+@pytest.mark.parametrize(("frames", "length"), [(20, 8), (20, 9), (3, 12), (3, 13)])
+def test_every_place_is_as_likely(frames, length):
+    draws = 20_000
+    clips, index = among_loud_ones(ramp(frames))
+    starts = starts_of(crops_of(clips, index.repeat(draws), length, seed=1), frames, length)
+    places = frames + 2 * (length // 2) - length + 1
+    counts = np.bincount(starts, minlength=places)
+    assert len(counts) == places
+    chi_square = np.sum((counts - draws / places) ** 2) / (draws / places)
+    freedom = places - 1
+    assert chi_square < freedom + 4 * np.sqrt(2 * freedom)
+
+
+def test_clips_of_a_batch_are_cropped_each_by_itself():
+    lengths = [30, 500, 1, 2000]
+    clips, index = among_loud_ones(*[ramp(n) for n in lengths])
+    order = [2, 0, 3, 1, 3, 0] * 50
+    crops = crops_of(clips, index[order], 40)
+    shares = {n: [] for n in lengths}
+    for crop, i in zip(crops, order, strict=True):
+        n = lengths[i]
+        shares[n] += (starts_of(crop[None], n, 40) / n).tolist()  # length 40 is even: starts 0 to n
+    for n in (500, 2000):  # the longer ones go their own ways, from one end to the other
+        assert min(shares[n]) < 0.2 and max(shares[n]) > 0.8
+    pairs = np.array([shares[2000][::2], shares[2000][1::2]])
+    assert abs(np.corrcoef(pairs)[0, 1]) < 0.5
+
+
+def test_seed_decides_and_the_generator_goes_on():
+    clips = make_clips([ramp(5000)])
+    first, second = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    index = torch.zeros(20, dtype=torch.long)
+    a, b = random_crops(clips, index, 50, first), random_crops(clips, index, 50, first)
+    assert torch.equal(a, random_crops(clips, index, 50, second)) and not torch.equal(a, b)
+    torch.manual_seed(0)
+    assert torch.equal(b, random_crops(clips, index, 50, second))  # no other generator plays a part
+    assert not torch.equal(a, crops_of(clips, index, 50, seed=4))
+
+
+def test_values_are_divided_by_32768():
+    clips = make_clips([[-32768, 32767, 1, -1]])
+    expected = torch.tensor([-32768, 32767, 1, -1], dtype=torch.float32) / 32768
+    assert expected[0] == -1 and expected[1] < 1
+    assert torch.equal(even_crops(clips, torch.tensor([0]), 4, 1), expected[None, None])
+    crops = crops_of(clips, [0] * 100, 1)
+    assert set(crops.flatten().tolist()) == set(expected.tolist())
+
+
+# Even crops ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("frames", "length"), [(1000, 100), (1000, 101), (2205, 666), (30, 40), (30, 41), (1, 9)])
+@pytest.mark.parametrize("n_crops", [10, 2, 1, 3])
+def test_even_crops_are_slices_of_the_padded_clip(frames, length, n_crops):
+    clips, index = among_loud_ones(loud(frames))
+    whole = padded(loud(frames), length)
+    stride = (len(whole) - length) // (n_crops - 1) if n_crops > 1 else 0
+    first = 0 if n_crops > 1 else (len(whole) - length) // 2  # a single one is the middle one
+    expected = np.stack([whole[first + i * stride :][:length] for i in range(n_crops)])
+    crops = even_crops(clips, index, length, n_crops)
+    assert crops.shape == (n_crops, 1, length) and crops.dtype == torch.float32
+    assert np.array_equal(crops[:, 0].double().numpy(), expected)
+
+
+@pytest.mark.parametrize(("rate", "length"), [(16000, 24014), (20000, 30225), (44100, 66650)])
+def test_first_and_last_of_ten_crops_are_half_zeros(rate, length):
+    clips = make_clips([loud(5 * rate)])
+    crops = even_crops(clips, torch.tensor([0]), length, 10)[:, 0]
+    half = length // 2
+    assert not crops[0, :half].any() and crops[0, half:].all()
+    assert crops[9, :half].all() and not crops[9, length - half + 9 :].any()  # the stride is rounded down
+
+
+def test_even_crops_stand_clip_by_clip():
+    waveforms = [loud(n) for n in (300, 1, 77, 1000)]
+    clips, index = among_loud_ones(*waveforms)
+    order = [3, 1, 1, 0, 2]
+    crops = even_crops(clips, index[order], 51, 10)
+    assert crops.shape == (50, 1, 51)
+    for place, i in enumerate(order):
+        alone = even_crops(make_clips([waveforms[i]]), torch.tensor([0]), 51, 10)
+        assert torch.equal(crops[10 * place : 10 * place + 10], alone)
+
+
+# Neighbours ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 2, 99, 100, 3000])
+def test_nothing_leaks_in_from_the_neighbours(length):
+    clips, index = among_loud_ones(np.zeros(100), np.zeros(1), np.zeros(40))
+    assert not crops_of(clips, index.repeat(300), length).any()
+    for n_crops in (1, 2, 10):
+        assert not even_crops(clips, index, length, n_crops).any()
+
+
+def test_crops_at_the_ends_of_all_samples():
+    clips = make_clips([loud(30), loud(20)])  # nothing before the first, nothing after the last
+    crops = even_crops(clips, torch.tensor([0, 1]), 24, 2)[:, 0].double().numpy()
+    for i, waveform in enumerate((loud(30), loud(20))):
+        whole = padded(waveform, 24)
+        assert np.array_equal(crops[2 * i], whole[:24]) and np.array_equal(crops[2 * i + 1], whole[-24:])

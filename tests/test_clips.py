@@ -1,0 +1,273 @@
+"""Opening a prepared set: the samples of each clip, the folds asked for, and what is said about a damaged one."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sound_files import ESC10_ORDER, ESC50_NAMES, SHARED_DATA, esc_noises, make_clips, noise, write_esc
+
+from esc_lib import load_clips, prepare
+
+SOUNDS = {f"audio/{name}": samples for name, samples in esc_noises().items()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder with 50 clips of noise, every class in every fold, at 8 kHz."""
+    folder = tmp_path_factory.mktemp("clips")
+    prepare("esc10", 8000, write_esc(folder / "source", esc_noises()), data_dir=folder / "data", subset=True)
+    return folder / "data"
+
+
+@pytest.fixture
+def copied(data, tmp_path):
+    """A copy of the prepared set that a test may damage."""
+    return Path(shutil.copytree(data / "esc10-8000", tmp_path / "esc10-8000"))
+
+
+def same_memory(a, b):
+    return a.samples.untyped_storage().data_ptr() == b.samples.untyped_storage().data_ptr()
+
+
+# What is opened --------------------------------------------------------------------------------------------------
+
+
+def test_every_clip_is_its_recording(data):
+    clips = load_clips("esc10", 8000, data_dir=data)
+    assert len(clips) == 50 and clips.samples.dtype == torch.int16
+    for i, file in enumerate(clips.table["file"]):
+        assert clips.waveform(i).dtype == torch.int16
+        assert np.array_equal(clips.waveform(i).numpy(), SOUNDS[file])
+
+
+def test_targets_and_table_belong_to_the_clips(data):
+    clips = load_clips("esc10", 8000, data_dir=data)
+    assert clips.offsets.dtype == clips.frames.dtype == clips.targets.dtype == torch.int64
+    for i, row in enumerate(clips.table.itertuples()):
+        number = int(Path(row.file).stem.split("-")[3])
+        assert clips.targets[i] == row.target == ESC10_ORDER.index(number)
+        assert clips.classes[clips.targets[i]] == row.category == ESC50_NAMES[number]
+        assert (clips.offsets[i], clips.frames[i]) == (row.offset, row.frames)
+
+
+def test_what_it_says_about_itself(data):
+    clips = load_clips("esc10", 8000, data_dir=data)
+    assert (clips.dataset, clips.sample_rate, clips.subset) == ("esc10", 8000, True)
+    assert clips.classes == tuple(ESC50_NAMES[number] for number in ESC10_ORDER)
+    about = json.loads((data / "esc10-8000/dataset.json").read_text())
+    assert clips.source_sha256 == about["source"]["sha256"]
+
+
+def test_environment_says_where(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ESC_DATA", str(data))
+    monkeypatch.chdir(tmp_path)
+    assert len(load_clips("esc10", 8000)) == 50
+    with pytest.raises(FileNotFoundError):
+        load_clips("esc10", 8000, data_dir=tmp_path)
+
+
+# The file is not read before it is needed, and never changed ------------------------------------------------------
+
+
+def test_samples_are_the_mapped_file(data):
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        pytest.skip("this system does not list its memory maps")
+    clips = load_clips("esc10", 8000, [2], data_dir=data)
+    ranges = [line.split()[0].split("-") for line in maps.read_text().splitlines() if "esc10-8000/clips.npy" in line]
+    first = clips.samples.data_ptr()
+    last = first + 2 * len(clips.samples)
+    assert any(int(begin, 16) <= first and last <= int(end, 16) for begin, end in ranges)
+
+
+def test_writing_to_samples_leaves_the_file_alone(data):
+    path = data / "esc10-8000/clips.npy"
+    before = path.read_bytes()
+    clips = load_clips("esc10", 8000, data_dir=data)
+    clips.samples.zero_()
+    del clips
+    assert path.read_bytes() == before
+    assert load_clips("esc10", 8000, data_dir=data).samples.any()
+
+
+def test_views_share_the_samples(data):
+    clips = load_clips("esc10", 8000, data_dir=data)
+    part = clips.in_folds([2, 3])
+    some = clips.select(np.array([4, 1]))
+    assert same_memory(clips, part) and same_memory(clips, some) and same_memory(clips, clips.to("cpu"))
+    assert clips.waveform(3).data_ptr() == clips.samples.data_ptr() + 2 * int(clips.offsets[3])
+
+
+# Folds and choices -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folds", [[1], [3, 5], (5, 3), [1, 2, 3, 4, 5], None])
+def test_folds(data, folds):
+    clips = load_clips("esc10", 8000, folds, data_dir=data)
+    assert set(clips.table["fold"]) == set(folds or range(1, 6))
+    assert len(clips) == 10 * len(folds or range(5)) == len(clips.offsets) == len(clips.frames) == len(clips.targets)
+    assert all(np.array_equal(clips.waveform(i).numpy(), SOUNDS[f]) for i, f in enumerate(clips.table["file"]))
+
+
+def test_folds_after_loading_are_the_folds_of_loading(data):
+    clips = load_clips("esc10", 8000, data_dir=data).in_folds([2, 4])
+    loaded = load_clips("esc10", 8000, [2, 4], data_dir=data)
+    pd.testing.assert_frame_equal(clips.table, loaded.table)
+    assert torch.equal(clips.offsets, loaded.offsets) and torch.equal(clips.targets, loaded.targets)
+
+
+def test_fold_that_is_not_there_is_named_with_those_that_are(data):
+    for folds in ([1, 6, 7], (7, 6)):
+        with pytest.raises(ValueError, match=r"no clip of fold\(s\) (6, 7|7, 6): it holds fold\(s\) 1, 2, 3, 4, 5;"):
+            load_clips("esc10", 8000, folds, data_dir=data)
+    few = load_clips("esc10", 8000, [2, 4], data_dir=data)
+    with pytest.raises(ValueError, match=r"no clip of fold\(s\) 3: it holds fold\(s\) 2, 4;"):
+        few.in_folds([2, 3])
+
+
+def test_folds_of_a_subset_have_to_be_named(tmp_path):
+    prepare("esc10", 8000, write_esc(tmp_path / "part", esc_noises(range(1, 3))), data_dir=tmp_path, subset=True)
+    with pytest.raises(ValueError, match=r"fold\(s\) 3, 4, 5: it holds fold\(s\) 1, 2; name only these"):
+        load_clips("esc10", 8000, data_dir=tmp_path)
+    assert len(load_clips("esc10", 8000, [1, 2], data_dir=tmp_path)) == 20
+
+
+def test_select_by_number_and_by_mask():
+    clips = make_clips([noise(10 + i, i) for i in range(6)])
+    by_number = clips.select(np.array([4, 0, 4]))
+    assert by_number.table["file"].tolist() == ["audio/4.wav", "audio/0.wav", "audio/4.wav"]
+    assert by_number.targets.tolist() == [4, 0, 4] and by_number.frames.tolist() == [14, 10, 14]
+    assert np.array_equal(by_number.waveform(0).numpy(), noise(14, 4))
+    by_mask = clips.select(np.array([False, True, False, False, False, True]))
+    assert by_mask.table["file"].tolist() == ["audio/1.wav", "audio/5.wav"]
+    assert by_mask.table.index.tolist() == [0, 1] and by_mask.targets.tolist() == [1, 5]
+    assert np.array_equal(by_mask.waveform(1).numpy(), noise(15, 5))
+    again = by_mask.select(np.array([1]))
+    assert np.array_equal(again.waveform(0).numpy(), noise(15, 5)) and len(again) == 1
+    assert len(clips) == 6 and clips.table["file"].tolist() == [f"audio/{i}.wav" for i in range(6)]
+
+
+def test_choosing_folds_warns_of_nothing(data):
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load_clips("esc10", 8000, [1], data_dir=data)
+    finally:
+        torch.set_warn_always(always)
+
+
+# What is not right -----------------------------------------------------------------------------------------------
+
+
+def test_set_that_was_not_prepared(data, tmp_path):
+    for rate, folder in ((16000, data), (8000, tmp_path)):
+        with pytest.raises(FileNotFoundError, match=rf'esc10 .* {rate} Hz .*esc_lib\.prepare\("esc10", {rate}\)') as e:
+            load_clips("esc10", rate, data_dir=folder)
+        assert str(folder) in str(e.value)
+
+
+def test_unknown_set_and_rate(data):
+    with pytest.raises(ValueError, match="unknown dataset 'esc'"):
+        load_clips("esc", 8000, data_dir=data)
+    with pytest.raises(ValueError, match="Hz"):
+        load_clips("esc10", 8, data_dir=data)
+
+
+def without_column(name):
+    def damage(path):
+        pd.read_csv(path).drop(columns=name).to_csv(path, index=False)
+
+    return damage
+
+
+def shortened(number):
+    def damage(path):
+        path.write_bytes(path.read_bytes()[:number])
+
+    return damage
+
+
+def without_key(key):
+    def damage(path):
+        about = json.loads(path.read_text())
+        del about[key]
+        path.write_text(json.dumps(about))
+
+    return damage
+
+
+def without_last_line(path):
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+
+
+def with_one_sample_more(path):
+    np.save(path, np.append(np.load(path), np.int16(1)))
+
+
+DAMAGE = [
+    ("clips.npy", Path.unlink),
+    ("clips.npy", shortened(0)),
+    ("clips.npy", shortened(5)),
+    ("clips.npy", shortened(60)),
+    ("clips.npy", shortened(1000)),
+    ("clips.npy", shortened(-1)),
+    ("clips.npy", lambda path: path.write_bytes(b"no numbers " * 100)),
+    ("clips.npy", with_one_sample_more),
+    ("clips.csv", Path.unlink),
+    ("clips.csv", shortened(0)),
+    ("clips.csv", shortened(800)),
+    ("clips.csv", shortened(-40)),
+    ("clips.csv", lambda path: path.write_bytes(b"\xff\xfe\x00\x01" * 100)),
+    ("clips.csv", lambda path: path.write_text('file,fold\n"no end')),
+    ("clips.csv", without_last_line),
+    *(("clips.csv", without_column(name)) for name in ("file", "fold", "target", "category", "offset", "frames")),
+    ("dataset.json", shortened(0)),
+    ("dataset.json", shortened(100)),
+    ("dataset.json", lambda path: path.write_bytes(b"\xff\xfe\x00\x01")),
+    ("dataset.json", lambda path: path.write_text("[]")),
+    ("dataset.json", lambda path: path.write_text("17")),
+    *(("dataset.json", without_key(key)) for key in ("clips", "classes", "subset", "source")),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGE, ids=[f"{name} {i}" for i, (name, _) in enumerate(DAMAGE)])
+def test_damaged_file_is_named_with_what_to_do(copied, name, damage):
+    damage(copied / name)
+    with pytest.raises(ValueError) as error:
+        load_clips("esc10", 8000, data_dir=copied.parent)
+    assert name in str(error.value)
+    assert f"delete {copied} and prepare the set again" in str(error.value)
+
+
+def test_set_without_its_description_is_not_prepared(copied):
+    (copied / "dataset.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r'prepare\("esc10", 8000\)'):
+        load_clips("esc10", 8000, data_dir=copied.parent)
+
+
+# Real recordings -------------------------------------------------------------------------------------------------
+
+
+def test_real_esc10_clips(tmp_path):
+    """Two classes of fold 1, 16 clips: the files as they were published."""
+    source = SHARED_DATA / "esc10"
+    if not (source / "meta/esc50.csv").is_file():
+        pytest.skip("the real recordings of esc10 are not in shared/data beside the project")
+    table = pd.read_csv(source / "meta/esc50.csv").query("fold == 1 and target in (0, 38)")
+    (tmp_path / "part/meta").mkdir(parents=True)
+    (tmp_path / "part/audio").mkdir()
+    table.to_csv(tmp_path / "part/meta/esc50.csv", index=False)
+    for name in table["filename"]:
+        shutil.copy(source / "audio" / name, tmp_path / "part/audio" / name)
+    prepare("esc10", 16000, tmp_path / "part", data_dir=tmp_path, subset=True)
+    clips = load_clips("esc10", 16000, [1], data_dir=tmp_path)
+    assert sorted(clips.targets.tolist()) == [0] * 8 + [4] * 8
+    assert clips.frames.max() <= 80000 and clips.frames.min() > 16000
+    assert all(clips.waveform(i).to(torch.int32).abs().max() > 1000 for i in range(len(clips)))

@@ -1,0 +1,270 @@
+"""What is published about each data set, and that no table that differs from it is taken."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sound_files import (
+    ESC10_ORDER,
+    ESC50_NAMES,
+    ESC_COLUMNS,
+    SHARED_DATA,
+    URBANSOUND8K_COLUMNS,
+    URBANSOUND8K_NAMES,
+    write_esc_table,
+    write_rows,
+)
+
+import esc_lib
+from esc_lib.datasets import DATASETS, data_folder, find_root, get_dataset, prepared_folder, read_table
+
+DOG = ["1-100032-A-0.wav", 1, 0, "dog", True, 100032, "A"]
+BARK = ["7383-3-0-0.wav", 7383, 0.0, 4.0, 1, 5, 3, "dog_bark"]
+
+
+def real(name):
+    """Folder of the real recordings, and the rows of their table read without the library."""
+    table = SHARED_DATA / name / {"esc10": "meta/esc50.csv", "urbansound8k": "metadata/UrbanSound8K.csv"}[name]
+    if not table.is_file():
+        pytest.skip(f"the real recordings of {name} are not in shared/data beside the project")
+    with open(table, newline="", encoding="utf-8") as file:
+        return SHARED_DATA / name, list(csv.DictReader(file))
+
+
+def esc_row(**changes):
+    return [dict(zip(ESC_COLUMNS, DOG, strict=True), **changes)[column] for column in ESC_COLUMNS]
+
+
+def read_esc(root, rows, columns=ESC_COLUMNS, name="esc50"):
+    write_rows(root / "meta/esc50.csv", columns, rows)
+    return read_table(get_dataset(name), root)
+
+
+def refused(root, rows, *words, columns=ESC_COLUMNS, name="esc50"):
+    """The table must be refused by a message with its file's name and these words."""
+    with pytest.raises(ValueError) as error:
+        read_esc(root, rows, columns, name)
+    assert type(error.value) is ValueError  # not one of its children, such as an UnicodeError that slipped through
+    for word in (str(root / "meta/esc50.csv"), *words):
+        assert word in str(error.value)
+
+
+# What each set is ------------------------------------------------------------------------------------------------
+
+
+def test_esc50_numbers_its_classes_as_published():
+    assert list(get_dataset("esc50").classes) == [ESC50_NAMES[number] for number in range(50)]
+
+
+def test_esc10_numbers_its_classes_as_tokozume_does():
+    assert ESC10_ORDER == (0, 10, 11, 20, 38, 21, 40, 41, 1, 12)
+    assert list(get_dataset("esc10").classes) == [ESC50_NAMES[number] for number in ESC10_ORDER]
+    assert get_dataset("synthetic").classes == get_dataset("esc10").classes
+
+
+def test_urbansound8k_numbers_its_classes_as_published():
+    assert list(get_dataset("urbansound8k").classes) == [URBANSOUND8K_NAMES[number] for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("name", "folds", "clips"), [("esc10", 5, 400), ("esc50", 5, 2000), ("urbansound8k", 10, 8732)]
+)
+def test_number_of_clips_and_folds(name, folds, clips):
+    dataset = get_dataset(name)
+    assert dataset.folds == tuple(range(1, folds + 1))
+    assert dataset.n_clips == sum(dataset.fold_sizes.values()) == clips
+
+
+def test_esc_folds_are_equal_and_urbansound8k_folds_are_not():
+    assert set(get_dataset("esc10").fold_sizes.values()) == {80}
+    assert set(get_dataset("esc50").fold_sizes.values()) == {400}
+    sizes = get_dataset("urbansound8k").fold_sizes
+    assert [sizes[fold] for fold in range(1, 11)] == [873, 888, 925, 990, 936, 823, 838, 806, 816, 837]
+
+
+def test_longest_clips():
+    assert {name: dataset.seconds for name, dataset in DATASETS.items()} == {
+        "synthetic": 5, "esc10": 5, "esc50": 5, "urbansound8k": 4,
+    }  # fmt: skip
+
+
+def test_unknown_dataset_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"esc-10.*synthetic.*esc10.*esc50.*urbansound8k"):
+        get_dataset("esc-10")
+
+
+# Against the real tables -----------------------------------------------------------------------------------------
+
+
+def test_real_esc10_table():
+    root, rows = real("esc10")
+    table = read_table(get_dataset("esc10"), root)
+    assert Counter(table["fold"]) == get_dataset("esc10").fold_sizes
+    published = {f"audio/{row['filename']}": row for row in rows}
+    assert sorted(table["file"]) == sorted(published)
+    for row in table.itertuples():
+        theirs = published[row.file]
+        assert row.fold == int(theirs["fold"]) and row.source == int(theirs["src_file"])
+        assert row.category == theirs["category"] == ESC50_NAMES[int(theirs["target"])]
+        assert row.target == ESC10_ORDER.index(int(theirs["target"]))
+
+
+def test_real_esc10_rows_number_the_classes_of_esc50():
+    root, rows = real("esc10")
+    table = read_table(get_dataset("esc50"), root).set_index("file")
+    assert len(table) == 400
+    assert all(table["target"][f"audio/{row['filename']}"] == int(row["target"]) for row in rows)
+
+
+def test_real_urbansound8k_table():
+    root, rows = real("urbansound8k")
+    table = read_table(get_dataset("urbansound8k"), root)
+    published = {f"audio/fold{row['fold']}/{row['slice_file_name']}": row for row in rows}
+    assert sorted(table["file"]) == sorted(published)
+    assert all((root / file).is_file() for file in table["file"])
+    for row in table.itertuples():
+        theirs = published[row.file]
+        assert (row.fold, row.target, row.category) == (int(theirs["fold"]), int(theirs["classID"]), theirs["class"])
+        assert row.source == int(theirs["fsID"])
+    sizes = get_dataset("urbansound8k").fold_sizes
+    assert Counter(table["fold"]) == {fold: sizes[fold] for fold in set(table["fold"])}
+
+
+# Reading a table -------------------------------------------------------------------------------------------------
+
+
+def test_table_is_sorted_by_fold_and_file(tmp_path):
+    names = ["2-5-A-0.wav", "1-9-A-10.wav", "2-4-A-12.wav", "1-10-A-1.wav"]
+    write_esc_table(tmp_path, names)
+    table = read_table(get_dataset("esc10"), tmp_path)
+    assert list(table.columns) == ["file", "fold", "target", "category", "source"]
+    assert table.values.tolist() == [
+        ["audio/1-10-A-1.wav", 1, 8, "rooster", 10],
+        ["audio/1-9-A-10.wav", 1, 1, "rain", 9],
+        ["audio/2-4-A-12.wav", 2, 9, "crackling_fire", 4],
+        ["audio/2-5-A-0.wav", 2, 0, "dog", 5],
+    ]
+
+
+def test_esc10_is_ten_classes_of_the_table_of_esc50(tmp_path):
+    write_esc_table(tmp_path, [f"1-{number}-A-{number}.wav" for number in ESC50_NAMES])
+    assert set(read_table(get_dataset("esc10"), tmp_path)["source"]) == set(ESC10_ORDER)
+    assert len(read_table(get_dataset("esc50"), tmp_path)) == 50
+
+
+def test_urbansound8k_files_lie_in_a_folder_for_each_fold(tmp_path):
+    write_rows(tmp_path / "metadata/UrbanSound8K.csv", URBANSOUND8K_COLUMNS, [BARK])
+    table = read_table(get_dataset("urbansound8k"), tmp_path)
+    assert table.values.tolist() == [["audio/fold5/7383-3-0-0.wav", 5, 3, "dog_bark", 7383]]
+
+
+def test_file_names_with_spaces_and_other_letters(tmp_path):
+    name = "h\u00fcnd und katze \u96e8.wav"
+    assert list(read_esc(tmp_path, [esc_row(filename=name)])["file"]) == [f"audio/{name}"]
+
+
+def test_table_without_a_row(tmp_path):
+    assert len(read_esc(tmp_path, [])) == 0
+    write_rows(tmp_path / "metadata/UrbanSound8K.csv", URBANSOUND8K_COLUMNS, [])
+    assert len(read_table(get_dataset("urbansound8k"), tmp_path)) == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b'filename,fold\n"no end,1\n'])
+def test_what_is_not_a_table_is_refused(tmp_path, content):
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/esc50.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"esc50\.csv cannot be read as a table") as error:
+        read_table(get_dataset("esc50"), tmp_path)
+    assert type(error.value) is ValueError
+
+
+@pytest.mark.parametrize("column", ["filename", "fold", "category", "src_file"])
+def test_missing_column_is_named(tmp_path, column):
+    columns = [name if name != column else "other" for name in ESC_COLUMNS]
+    refused(tmp_path, [DOG], "lacks", column, "other", columns=columns)
+
+
+def test_columns_that_are_not_used_may_be_missing(tmp_path):
+    columns = ["src_file", "category", "fold", "filename"]  # in an order of their own
+    table = read_esc(tmp_path, [[5, "rooster", 3, "a.wav"]], columns)
+    assert table.values.tolist() == [["audio/a.wav", 3, 1, "rooster", 5]]
+
+
+@pytest.mark.parametrize("category", ["wolf", "Dog", ""])
+def test_class_that_is_not_the_sets(tmp_path, category):
+    refused(tmp_path, [DOG, esc_row(filename="bad.wav", category=category)], "class", "1 row", "bad.wav")
+
+
+@pytest.mark.parametrize("fold", [0, 6, -1, 1.5, "one", ""])
+def test_fold_that_is_not_the_sets(tmp_path, fold):
+    refused(tmp_path, [esc_row(filename="bad.wav", fold=fold)], "fold", "1 row", "bad.wav")
+
+
+def test_file_that_stands_twice(tmp_path):
+    refused(tmp_path, [DOG, esc_row(filename="other.wav"), esc_row(fold=2)], "twice", "1 row", "1-100032-A-0.wav")
+
+
+@pytest.mark.parametrize("name", ["../secret.wav", "/etc/secret.wav", "..\\secret.wav", "sub/secret.wav"])
+def test_file_name_with_a_folder_in_it(tmp_path, name):
+    refused(tmp_path, [DOG, esc_row(filename=name)], "folder", "secret.wav")
+
+
+@pytest.mark.parametrize("name", ["esc10", "esc50"])
+def test_row_without_a_file_name(tmp_path, name):
+    refused(tmp_path, [DOG, esc_row(filename="")], "file name", "1 row", name=name)
+
+
+def test_rows_with_a_cell_too_many(tmp_path):
+    refused(tmp_path, [[*DOG, "surplus", "surplus"]])
+
+
+# Where things lie ------------------------------------------------------------------------------------------------
+
+
+def test_root_is_the_folder_or_the_one_inside_it(tmp_path):
+    esc50 = get_dataset("esc50")
+    write_esc_table(tmp_path / "a" / "ESC-50-master", ["1-1-A-0.wav"])
+    (tmp_path / "a" / "__MACOSX").mkdir()
+    assert find_root(esc50, tmp_path / "a") == tmp_path / "a" / "ESC-50-master"
+    assert find_root(esc50, str(tmp_path / "a" / "ESC-50-master")) == tmp_path / "a" / "ESC-50-master"
+
+
+def test_folder_that_is_not_the_set(tmp_path):
+    write_esc_table(tmp_path / "too" / "deep" / "down", ["1-1-A-0.wav"])
+    for folder in (tmp_path / "too", tmp_path / "absent"):
+        with pytest.raises(FileNotFoundError, match=r"is not ESC-50: expected meta/esc50\.csv .* source") as error:
+            find_root(get_dataset("esc50"), folder)
+        assert str(folder) in str(error.value)
+
+
+def test_data_lies_in_argument_else_environment_else_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ESC_DATA", raising=False)
+    default = data_folder()
+    assert default == Path(esc_lib.__file__).resolve().parents[1] / "data"
+    monkeypatch.setenv("ESC_DATA", str(tmp_path / "from environment"))
+    assert data_folder() == tmp_path / "from environment"
+    assert data_folder(tmp_path / "argument") == data_folder(str(tmp_path / "argument")) == tmp_path / "argument"
+    monkeypatch.setenv("ESC_DATA", "")
+    assert data_folder() == default
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("ESC_DATA", "~/sounds")
+    assert data_folder() == tmp_path / "sounds"
+
+
+def test_prepared_folder_is_named_by_set_and_rate(tmp_path):
+    assert prepared_folder("esc50", 44100, tmp_path) == tmp_path / "esc50-44100"
+    assert prepared_folder("esc10", 8000, tmp_path) != prepared_folder("esc10", 16000, tmp_path)
+    with pytest.raises(ValueError, match="unknown dataset 'esc11'"):
+        prepared_folder("esc11", 8000, tmp_path)
+
+
+@pytest.mark.parametrize("rate", [0, -8000, 16, 16000.0, "16000", True, None, 10**6])
+def test_rate_that_is_none(tmp_path, rate):
+    with pytest.raises(ValueError, match="Hz"):
+        prepared_folder("esc10", rate, tmp_path)

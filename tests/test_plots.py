@@ -1,0 +1,141 @@
+"""Figures: each renders, and shows the numbers it was given."""
+
+import io
+import wave
+
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.display import Audio
+from matplotlib.figure import Figure
+
+from esc_lib.plots import player, plot_confusion, plot_curves, plot_spectrograms, plot_waveforms
+
+HISTORY = {
+    "loss": {1: 2.3, 2: 1.5, 3: 0.9, 4: 0.7},
+    "acc": {1: 0.1, 2: 0.5, 3: 0.7, 4: 0.8},
+    "lr": {1: 0.1, 2: 0.1, 3: 0.01, 4: 0.01},
+    "eval_loss": {2: 1.8, 4: 1.1},
+    "eval_acc": {2: 0.4, 4: 0.6},
+}
+EMPTY = {key: {} for key in HISTORY}
+RATE = 8000
+
+
+def tone(hz, seconds=1.0, level=0.5):
+    return level * np.sin(2 * np.pi * hz * np.arange(round(seconds * RATE)) / RATE)
+
+
+def rendered(figure):
+    assert isinstance(figure, Figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    assert buffer.getvalue().startswith(b"\x89PNG")
+    return figure
+
+
+@pytest.mark.parametrize(("kind", "name"), [("loss", "loss"), ("acc", "accuracy")])
+def test_curves_are_the_history(kind, name):
+    (axes,) = rendered(plot_curves(HISTORY, kind)).axes
+    training, evaluation = axes.lines
+    assert (list(training.get_xdata()), list(training.get_ydata())) == ([1, 2, 3, 4], list(HISTORY[kind].values()))
+    assert (list(evaluation.get_xdata()), list(evaluation.get_ydata())) == (
+        [2, 4], list(HISTORY[f"eval_{kind}"].values()),
+    )  # fmt: skip
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "evaluation"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", name)
+
+
+def test_accuracy_is_drawn_from_zero_to_one():
+    assert plot_curves(HISTORY, "acc").axes[0].get_ylim() == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["loss", "acc"])
+def test_a_run_that_has_not_begun_has_empty_curves(kind):
+    (axes,) = rendered(plot_curves(EMPTY, kind)).axes
+    assert all(len(line.get_xdata()) == 0 for line in axes.lines)
+
+
+@pytest.mark.parametrize("n", [2, 10, 50])
+def test_confusion_has_true_classes_down_and_predicted_ones_across(n):
+    names = [f"class {i}" for i in range(n)]
+    counts = pd.DataFrame(np.arange(n * n).reshape(n, n), index=names, columns=names)
+    figure = rendered(plot_confusion(counts, "title"))
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("predicted", "true", "title")
+    assert np.array_equal(np.asarray(axes.collections[0].get_array()).reshape(n, n), counts.to_numpy())
+    assert axes.yaxis_inverted(), "the first class is at the top"
+    if n <= 10:
+        assert [int(text.get_text()) for text in axes.texts] == list(range(n * n))
+        assert [label.get_text() for label in axes.get_xticklabels()] == names
+        assert [label.get_text() for label in axes.get_yticklabels()] == names
+    else:
+        assert not axes.texts
+
+
+@pytest.mark.parametrize(("n", "columns", "bottom"), [(1, 1, [0]), (3, 2, [2, 3]), (4, 2, [2, 3]), (5, 3, [3, 4, 5])])
+def test_waveforms_over_seconds_under_their_names(n, columns, bottom):
+    waves = {f"sound {i}": tone(100 * (i + 1), seconds=0.1 * (i + 1)) for i in range(n)}
+    figure = rendered(plot_waveforms(waves, RATE, columns))
+    for axes, (name, sound) in zip(figure.axes, waves.items(), strict=False):
+        (line,) = axes.lines
+        assert axes.get_title() == name
+        np.testing.assert_allclose(line.get_ydata(), sound)
+        np.testing.assert_allclose(line.get_xdata(), np.arange(len(sound)) / RATE)
+    assert [i for i, axes in enumerate(figure.axes) if axes.get_xlabel() == "seconds"] == bottom
+    assert sum(axes.get_visible() for axes in figure.axes) == n, "no empty picture"
+
+
+@pytest.mark.filterwarnings("error")
+def test_spectrograms_show_the_pitch():
+    waves = {"low": tone(500), "high": tone(3000), "silence": np.zeros(RATE)}
+    figure = rendered(plot_spectrograms(waves, RATE))
+    for axes, (name, hz) in zip(figure.axes, [("low", 500), ("high", 3000)], strict=False):
+        assert axes.get_title() == name
+        (image,) = axes.images
+        decibels = np.asarray(image.get_array())
+        left, right, bottom, top = image.get_extent()
+        assert (bottom, top) == (0, RATE / 2) and 0 <= left < right <= 1.001
+        loudest = decibels.mean(axis=1).argmax()
+        row = loudest if image.origin == "lower" else len(decibels) - 1 - loudest
+        step = RATE / 2 / (len(decibels) - 1)  # Hz from row to row
+        assert row * step == pytest.approx(hz, abs=step)
+        low, high = image.get_clim()
+        assert (high, high - low) == (pytest.approx(decibels.max()), pytest.approx(80))
+    assert np.isfinite(np.asarray(figure.axes[2].images[0].get_array())).all(), "silence is no warning"
+
+
+def sound_of(audio):
+    """Samples and rate inside a player."""
+    assert isinstance(audio, Audio)
+    with wave.open(io.BytesIO(audio.data)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2"), file.getframerate()
+
+
+def test_the_player_holds_the_loudest_part():
+    sound = 0.01 * tone(300, seconds=4)
+    sound[15_000:19_000] = tone(700, seconds=0.5)
+    samples, rate = sound_of(player(sound, RATE, seconds=0.5))
+    assert (len(samples), rate) == (4000, RATE)
+    np.testing.assert_allclose(samples / np.abs(samples).max(), sound[15_000:19_000] / 0.5, atol=0.01)
+
+
+def test_the_player_holds_all_of_a_short_sound():
+    samples, _ = sound_of(player(tone(300, seconds=0.3), RATE))
+    assert len(samples) == 2400
+    assert len(sound_of(player(tone(300, seconds=5), RATE))[0]) == 1.5 * RATE
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_player_plays_silence():
+    samples, _ = sound_of(player(np.zeros(RATE), RATE))
+    assert len(samples) == RATE and not samples.any()
+
+
+def test_figures_are_no_window_and_leave_pyplot_alone():
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    plot_curves(HISTORY, "loss"), plot_waveforms({"a": tone(100)}, RATE), plot_spectrograms({"a": tone(100)}, RATE)
+    plot_confusion(pd.DataFrame([[1, 0], [0, 1]]))
+    assert plt.get_fignums() == []

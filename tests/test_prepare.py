@@ -1,0 +1,907 @@
+"""Preparing: what comes out is the sound that went in, and what goes wrong leaves nothing that looks finished."""
+
+import errno
+import functools
+import hashlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sound_files import (
+    ESC10_ORDER,
+    ESC50_NAMES,
+    esc_noises,
+    file_state,
+    noise,
+    read_prepared,
+    tone,
+    write_esc,
+    write_esc_table,
+    write_sound,
+    write_urbansound8k,
+)
+
+from esc_lib import load_clips, prepare
+from esc_lib.augment import even_crops, random_crops, trim_silence
+from esc_lib.datasets import DATASETS, get_dataset
+from esc_lib.download import DownloadError
+
+module = importlib.import_module("esc_lib.prepare")  # `esc_lib.prepare` is the function
+
+COLUMNS = ["file", "fold", "target", "category", "offset", "frames", "source"]
+
+
+@pytest.fixture(scope="module")
+def esc10(tmp_path_factory):
+    """A set of 50 clips of noise, every class in every fold."""
+    return write_esc(tmp_path_factory.mktemp("sources") / "esc10", esc_noises())
+
+
+@pytest.fixture
+def small_esc10(monkeypatch):
+    """ESC-10 as if it had been published with two classes, two folds and one clip of each class in each fold."""
+    small = replace(DATASETS["esc10"], classes=("dog", "rain"), fold_sizes={1: 2, 2: 2})
+    monkeypatch.setitem(DATASETS, "esc10", small)
+    return small
+
+
+def small_noises(**options):
+    return esc_noises(range(1, 3), (0, 10), **options)
+
+
+def prepare_subset(sounds, tmp_path, sample_rate=8000, rate=8000, name="esc10"):
+    """Samples of a few clips after `prepare`, by the name of the file."""
+    root = write_esc(tmp_path / "source", sounds, rate)
+    folder = prepare(name, sample_rate, source=root, data_dir=tmp_path / "data", subset=True)
+    return {Path(file).name: samples for file, samples in read_prepared(folder).items()}
+
+
+def about(folder):
+    return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def middle(samples):
+    """The middle half: filters ring at the ends."""
+    return samples[len(samples) // 4 : -(len(samples) // 4)].astype(float) / 32768
+
+
+def decibel(samples):
+    return 10 * np.log10(np.mean(samples**2) + 1e-20)
+
+
+# Resampling ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resampled(tmp_path_factory):
+    """1 kHz and 10 kHz tones, recorded at 44.1 kHz, prepared at 8, 16 and 20 kHz and as they are."""
+    folder = tmp_path_factory.mktemp("tones")
+    sounds = {"1-1000-A-0.wav": tone(1000, 44100), "1-10000-A-0.wav": tone(10000, 44100)}
+    return {rate: prepare_subset(sounds, folder / str(rate), rate, 44100) for rate in (8000, 16000, 20000, 44100)}
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 20000, 44100])
+def test_tone_stays_where_it_is(resampled, rate):
+    samples = resampled[rate]["1-1000-A-0.wav"]
+    assert len(samples) == rate
+    part = middle(samples)
+    spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part))))
+    assert np.argmax(spectrum) * rate / len(part) == 1000
+    assert abs(decibel(part) - decibel(tone(1000, 44100))) < 0.1
+    assert np.abs(part - middle(tone(1000, rate) * 32768)).max() < 1e-3  # neither delayed nor turned round
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_tone_over_half_the_rate_is_gone(resampled, rate):
+    assert decibel(middle(resampled[rate]["1-10000-A-0.wav"])) < decibel(tone(10000, 44100)) - 60
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000])
+def test_recording_of_any_rate(tmp_path, rate):
+    samples = prepare_subset({"1-1-A-0.wav": tone(1000, rate)}, tmp_path, 16000, rate)["1-1-A-0.wav"]
+    assert abs(len(samples) - 16000) <= 1
+    assert np.abs(middle(samples[:16000]) - middle(tone(1000, 16000) * 32768)).max() < 1e-3
+
+
+# Decoding --------------------------------------------------------------------------------------------------------
+
+FORMATS = {  # ending and encoding: largest error, full scale at 1
+    ("wav", "PCM_U8"): 0.01,
+    ("wav", "PCM_16"): 1e-4,
+    ("wav", "PCM_24"): 1e-4,
+    ("wav", "PCM_32"): 1e-4,
+    ("wav", "FLOAT"): 1e-4,
+    ("wav", "DOUBLE"): 1e-4,
+    ("wav", "IMA_ADPCM"): 0.05,
+    ("wav", "MS_ADPCM"): 0.05,
+    ("wavex", "PCM_24"): 1e-4,
+    ("flac", "PCM_16"): 1e-4,
+    ("flac", "PCM_24"): 1e-4,
+    ("ogg", "VORBIS"): 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def decoded(tmp_path_factory):
+    """One sound in every format, prepared at its own rate."""
+    folder, files = tmp_path_factory.mktemp("formats"), {}
+    for i, (ending, subtype) in enumerate(FORMATS):
+        path = folder / f"source/audio/1-{i}-A-0.{ending}"
+        files[ending, subtype] = "audio/" + write_sound(path, tone(1000, 16000), 16000, subtype).name
+    write_esc_table(folder / "source", [Path(file).name for file in files.values()])
+    samples = read_prepared(prepare("esc10", 16000, folder / "source", data_dir=folder / "data", subset=True))
+    return {key: samples[file] for key, file in files.items()}
+
+
+@pytest.mark.parametrize(("ending", "subtype"), FORMATS)
+def test_formats(decoded, ending, subtype):
+    samples = decoded[ending, subtype]
+    if subtype.endswith("ADPCM"):
+        assert 16000 <= len(samples) < 20000  # ADPCM fills its last block up
+    else:
+        assert len(samples) == 16000
+    error = middle(samples[:16000]) - middle(tone(1000, 16000) * 32768)
+    assert np.abs(error).max() < FORMATS[ending, subtype]
+
+
+def test_16_bit_mono_at_its_own_rate_comes_through_bit_for_bit(tmp_path):
+    every = np.random.default_rng(0).permutation(np.arange(-32768, 32768)).astype(np.int16)[:32000]
+    sounds = {"1-1-A-0.wav": every, "1-2-A-0.flac": every, "1-3-A-0.wav": np.array([-32768, 32767, 0, -1], "i2")}
+    prepared = prepare_subset(sounds, tmp_path)
+    assert all(np.array_equal(prepared[name], sounds[name]) for name in sounds)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_channels_are_averaged(tmp_path, channels):
+    sounds = np.stack([noise(1000, seed) for seed in range(channels)], axis=1)
+    mono = prepare_subset({"1-1-A-0.wav": sounds}, tmp_path)["1-1-A-0.wav"]
+    assert len(mono) == 1000
+    assert np.abs(mono - sounds.astype(float).mean(axis=1)).max() < 0.51
+
+
+def test_opposite_channels_cancel(tmp_path):
+    left = np.clip(noise(44100), -32767, 32767)
+    mono = prepare_subset({"1-1-A-0.wav": np.stack([left, -left], axis=1)}, tmp_path, 16000, 44100)["1-1-A-0.wav"]
+    assert len(mono) == 16000 and not mono.any()
+
+
+def test_full_scale_does_not_wrap_round(tmp_path):
+    square = np.sign(tone(50, 44100, 0.5) + 1e-9)
+    for name, level in (("1-1-A-0.wav", 1.0), ("1-2-A-0.wav", -1.0), ("1-3-A-0.wav", 1.5)):
+        write_sound(tmp_path / "source/audio" / name, np.full(1000, level), 16000, "FLOAT")
+    write_sound(tmp_path / "source/audio/1-4-A-0.wav", square, 44100, "FLOAT")  # overshoots when it is resampled
+    write_esc_table(tmp_path / "source", [f"1-{i}-A-0.wav" for i in range(1, 5)])
+    folder = prepare("esc10", 16000, tmp_path / "source", data_dir=tmp_path / "data", subset=True)
+    one, minus, over, waves = read_prepared(folder).values()
+    assert set(one) == set(over) == {32767} and set(minus) == {-32768}
+    expected = np.sign(tone(50, 16000, 0.5) + 1e-9)
+    away = np.abs(tone(50, 16000, 0.5)) > 0.1  # from the edges
+    assert np.array_equal(np.sign(waves)[away], expected[away])
+    assert waves.max() == 32767 and waves.min() == -32768
+
+
+# Lengths ---------------------------------------------------------------------------------------------------------
+
+
+def test_esc_clips_are_cut_at_5_seconds(tmp_path):
+    sounds = {"1-1-A-0.wav": noise(56000), "1-2-A-0.wav": noise(40000), "1-3-A-0.wav": noise(12345)}
+    prepared = prepare_subset(sounds, tmp_path)
+    assert all(np.array_equal(prepared[name], sounds[name][:40000]) for name in sounds)
+
+
+def test_urbansound8k_clips_are_cut_at_4_seconds(tmp_path):
+    sounds = {(1, "1-3-0-0.wav"): noise(40000), (2, "2-5-0-0.wav"): noise(400)}
+    root = write_urbansound8k(tmp_path / "source", sounds)
+    folder = prepare("urbansound8k", 8000, root, data_dir=tmp_path / "data", subset=True)
+    prepared = read_prepared(folder)
+    assert np.array_equal(prepared["audio/fold1/1-3-0-0.wav"], noise(40000)[:32000])
+    assert np.array_equal(prepared["audio/fold2/2-5-0-0.wav"], noise(400))
+    assert load_clips("urbansound8k", 8000, [1, 2], data_dir=tmp_path / "data").targets.tolist() == [3, 5]
+
+
+def test_cut_comes_after_resampling(tmp_path):
+    long = prepare_subset({"1-1-A-0.wav": tone(1000, 44100, 6)}, tmp_path, 16000, 44100)["1-1-A-0.wav"]
+    assert len(long) == 80000
+    assert np.abs(long[1000:] / 32768 - tone(1000, 16000, 5)[1000:]).max() < 1e-3  # up to the very end
+
+
+def test_silent_clip_is_kept_all_the_way(tmp_path):
+    prepared = prepare_subset({"1-1-A-0.wav": np.zeros(500, "i2"), "1-2-A-0.wav": noise(300)}, tmp_path)
+    assert len(prepared["1-1-A-0.wav"]) == 500 and not prepared["1-1-A-0.wav"].any()
+    clips = trim_silence(load_clips("esc10", 8000, [1], data_dir=tmp_path / "data"))
+    assert clips.frames.tolist() == [500, 300]
+    index = torch.tensor([0, 1])
+    assert not random_crops(clips, index, 1001, torch.Generator().manual_seed(0))[0].any()
+    assert not even_crops(clips, index, 1001, 10)[:10].any()
+
+
+def test_names_with_spaces_and_other_letters(tmp_path):
+    sounds = {"1-1-h\u00fcnd und katze \u96e8-0.wav": noise(100), "1-2-A B-10.ogg": tone(1000, 8000)}
+    place = tmp_path / "d\u00f6gs and c\u00e4ts \U0001f415"
+    prepared = prepare_subset(sounds, place)
+    assert set(prepared) == set(sounds)
+    assert np.array_equal(prepared["1-1-h\u00fcnd und katze \u96e8-0.wav"], noise(100))
+    clips = load_clips("esc10", 8000, [1], data_dir=place / "data")
+    assert set(clips.table["file"]) == {f"audio/{name}" for name in sounds}
+
+
+# What is written -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(esc10, tmp_path_factory):
+    """The 50 clips of `esc10`, prepared at 8 kHz: the folder."""
+    data = tmp_path_factory.mktemp("data")
+    folder = prepare("esc10", 8000, source=esc10, data_dir=data, subset=True)
+    assert folder == data / "esc10-8000" and names_in(data) == ["esc10-8000"]
+    return folder
+
+
+def test_folder_holds_three_files(prepared):
+    assert names_in(prepared) == ["clips.csv", "clips.npy", "dataset.json"]
+
+
+def test_samples_are_int16_and_no_more_than_the_clips(prepared):
+    samples = np.load(prepared / "clips.npy", allow_pickle=False)
+    total = sum(len(samples) for samples in esc_noises().values())
+    assert samples.dtype == np.dtype("<i2") and samples.shape == (total,)
+    size = (prepared / "clips.npy").stat().st_size
+    assert 2 * total < size <= 2 * total + 256  # a header and nothing else
+
+
+def test_table_of_clips(prepared):
+    lines = (prepared / "clips.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].split(",") == COLUMNS
+    rows = [dict(zip(COLUMNS, line.split(","), strict=True)) for line in lines[1:]]
+    assert [(int(row["fold"]), row["file"]) for row in rows] == sorted(
+        (int(name[0]), f"audio/{name}") for name in esc_noises()
+    )
+    offset = 0
+    for row in rows:
+        fold, source, _, number = Path(row["file"]).stem.split("-")
+        assert (row["fold"], row["source"], row["category"]) == (fold, source, ESC50_NAMES[int(number)])
+        assert int(row["target"]) == ESC10_ORDER.index(int(number))
+        assert int(row["offset"]) == offset
+        offset += int(row["frames"])
+    assert offset == len(np.load(prepared / "clips.npy"))
+
+
+def test_each_clip_is_its_file(prepared):
+    clips = read_prepared(prepared)
+    assert len(clips) == 50
+    assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in esc_noises().items())
+
+
+def test_description(prepared, esc10):
+    text = (prepared / "dataset.json").read_text(encoding="utf-8")
+    found = json.loads(text)
+    assert (found["dataset"], found["sample_rate"], found["clips"]) == ("esc10", 8000, 50)
+    assert found["classes"] == [ESC50_NAMES[number] for number in ESC10_ORDER]
+    assert found["folds"] == {str(fold): 10 for fold in range(1, 6)}
+    assert found["source"]["name"] == "esc10" and len(bytes.fromhex(found["source"]["sha256"])) == 32
+    assert {"esc-course", "numpy", "soundfile", "soxr"} <= set(found["versions"])
+    assert str(esc10.parent) not in text and '"/' not in text and "\\" not in text  # no place on this machine
+
+
+def test_complete_set_is_no_subset(tmp_path, small_esc10):
+    root = write_esc(tmp_path / "source", small_noises())
+    folder = prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+    assert about(folder)["subset"] is False and about(folder)["clips"] == 4
+    clips = load_clips("esc10", 8000, data_dir=tmp_path / "data")
+    assert not clips.subset and len(clips) == 4
+
+
+def test_hash_is_of_the_recordings_not_of_their_place(tmp_path):
+    def source_hash(place, **options):
+        root = write_esc(tmp_path / place / "source", small_noises(**options))
+        folder = prepare("esc10", 8000, root, data_dir=tmp_path / place / "data", subset=True)
+        return about(folder)["source"]["sha256"]
+
+    first = source_hash("a")
+    assert source_hash("b") == first
+    assert source_hash("c", seed=1) != first
+
+
+# Again, and from another source ----------------------------------------------------------------------------------
+
+
+def refuse_to_download(monkeypatch):
+    def fail(*arguments, **options):
+        raise AssertionError("nothing is to be fetched")
+
+    monkeypatch.setattr(module, "download", fail)
+
+
+def test_again_does_nothing(tmp_path, esc10, monkeypatch):
+    refuse_to_download(monkeypatch)
+    folder = prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    before = file_state(tmp_path / "data"), folder.stat().st_ino
+    assert prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True) == folder
+    assert prepare("esc10", 8000, data_dir=tmp_path / "data", subset=True) == folder  # whatever it came from
+    copy = write_esc(tmp_path / "a copy", esc_noises())
+    assert prepare("esc10", 8000, copy, data_dir=tmp_path / "data", subset=True) == folder
+    assert (file_state(tmp_path / "data"), folder.stat().st_ino) == before
+    assert names_in(tmp_path / "data") == ["esc10-8000"]
+
+
+def test_whole_set_again_does_nothing(tmp_path, small_esc10, monkeypatch):
+    refuse_to_download(monkeypatch)
+    root = write_esc(tmp_path / "source", small_noises())
+    folder = prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+    before = file_state(folder)
+    for options in ({}, {"source": root}, {"subset": True}, {"source": root, "subset": True}):
+        assert prepare("esc10", 8000, data_dir=tmp_path / "data", **options) == folder
+    assert file_state(folder) == before
+
+
+def test_rates_lie_side_by_side(tmp_path, esc10):
+    for rate in (8000, 16000):
+        prepare("esc10", rate, esc10, data_dir=tmp_path / "data", subset=True)
+    assert names_in(tmp_path / "data") == ["esc10-16000", "esc10-8000"]
+
+
+def test_another_source_replaces(tmp_path):
+    for seed in (0, 1):
+        sounds = small_noises(seed=seed, frames=40 + seed)
+        root = write_esc(tmp_path / f"source {seed}", sounds)
+        folder = prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+        clips = read_prepared(folder)
+        assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in sounds.items())
+        assert about(folder)["source"]["name"] == f"source {seed}"
+        assert names_in(tmp_path / "data") == ["esc10-8000"]
+
+
+def test_one_changed_sample_is_another_source(tmp_path):
+    sounds = small_noises()
+    prepare_subset(sounds, tmp_path)
+    sounds["1-101-A-10.wav"][7] ^= 1
+    assert np.array_equal(prepare_subset(sounds, tmp_path)["1-101-A-10.wav"], sounds["1-101-A-10.wav"])
+
+
+def test_failed_replacement_keeps_what_was_there(tmp_path, esc10):
+    folder = prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    before = file_state(tmp_path / "data")
+    damaged = write_esc(tmp_path / "damaged", small_noises())
+    (damaged / "audio/2-101-A-10.wav").write_bytes(b"no sound")
+    with pytest.raises(ValueError, match="2-101-A-10.wav"):
+        prepare("esc10", 8000, damaged, data_dir=tmp_path / "data", subset=True)
+    assert file_state(tmp_path / "data") == before
+    assert len(load_clips("esc10", 8000, data_dir=folder.parent)) == 50
+
+
+def test_damaged_description_says_what_to_do(tmp_path, esc10):
+    folder = prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    for text in ("", '{"dataset": "esc10"', '{"dataset": "esc10"}', "[]"):
+        (folder / "dataset.json").write_text(text)
+        for source in (None, esc10):
+            with pytest.raises(ValueError, match=rf"dataset\.json .*delete {folder} and prepare the set again"):
+                prepare("esc10", 8000, source, data_dir=tmp_path / "data", subset=True)
+
+
+# Less than the whole ---------------------------------------------------------------------------------------------
+
+
+def test_less_than_published_is_refused_with_a_list_of_what_is_missing(tmp_path, esc10):
+    sounds = {name: x for name, x in esc_noises(range(1, 4)).items() if not name.endswith("-38.wav")}
+    root = write_esc(tmp_path / "source", sounds)
+    with pytest.raises(ValueError) as error:
+        prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+    for word in ("ESC-10", "fold 1: 9 of 80", "fold 5: 0 of 80", "clock_tick", "subset=True"):
+        assert word in str(error.value)
+    assert "dog" not in str(error.value)
+    assert names_in(tmp_path / "data") == []
+
+
+def test_fold_that_lacks_one_clip_is_no_whole_set(tmp_path, small_esc10):
+    sounds = small_noises()
+    sounds["1-900-B-0.wav"] = sounds.pop("2-100-A-0.wav")  # the number of clips is right
+    root = write_esc(tmp_path / "source", sounds)
+    with pytest.raises(ValueError, match=r"fold 2: 1 of 2"):
+        prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+
+
+def test_whole_folds_that_lack_a_class_are_no_whole_set(tmp_path, small_esc10):
+    sounds = {f"{fold}-{i}-A-0.wav": noise(40, i) for fold in (1, 2) for i in (1, 2)}
+    root = write_esc(tmp_path / "source", sounds)
+    with pytest.raises(ValueError, match="rain"):
+        prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+
+
+def test_subset_is_marked_and_never_taken_for_the_whole(tmp_path, small_esc10):
+    sounds, data = small_noises(), tmp_path / "data"
+    part = write_esc(tmp_path / "part", {name: x for name, x in sounds.items() if name.startswith("1")})
+    whole = write_esc(tmp_path / "whole", sounds)
+    folder = prepare("esc10", 8000, part, data_dir=data, subset=True)
+    assert about(folder)["subset"] is True
+    assert load_clips("esc10", 8000, [1], data_dir=data).subset
+    with pytest.raises(ValueError, match="fold 2: 0 of 2"):
+        prepare("esc10", 8000, part, data_dir=data)
+    assert prepare("esc10", 8000, whole, data_dir=data) == folder
+    assert about(folder)["subset"] is False and about(folder)["clips"] == 4
+    assert len(load_clips("esc10", 8000, data_dir=data)) == 4
+
+
+def test_whole_set_without_source_is_not_the_subset_there(tmp_path, small_esc10, monkeypatch):
+    part = write_esc(tmp_path / "part", {"1-1-A-0.wav": noise(40)})
+    prepare("esc10", 8000, part, data_dir=tmp_path / "data", subset=True)
+    refuse_to_download(monkeypatch)
+    with pytest.raises(AssertionError, match="nothing is to be fetched"):  # it goes for the official set
+        prepare("esc10", 8000, data_dir=tmp_path / "data")
+
+
+def test_subset_does_not_replace_the_whole(tmp_path, small_esc10):
+    sounds, data = small_noises(), tmp_path / "data"
+    prepare("esc10", 8000, write_esc(tmp_path / "whole", sounds), data_dir=data)
+    before = file_state(data)
+    part = write_esc(tmp_path / "part", {"1-1-A-0.wav": noise(40)})
+    with pytest.raises(ValueError, match=r"esc10-8000 holds the whole set.*data_dir"):
+        prepare("esc10", 8000, part, data_dir=data, subset=True)
+    assert file_state(data) == before
+
+
+def test_another_whole_set_replaces_the_whole_though_a_subset_is_allowed(tmp_path, small_esc10):
+    for seed in (0, 1):
+        whole = write_esc(tmp_path / str(seed), small_noises(seed=seed))
+        folder = prepare("esc10", 8000, whole, data_dir=tmp_path / "data", subset=True)
+        assert about(folder)["source"]["name"] == str(seed) and about(folder)["subset"] is False
+
+
+# What cannot be read ---------------------------------------------------------------------------------------------
+
+
+def last_page(ogg):
+    return ogg.rindex(b"OggS")
+
+
+DAMAGE = {
+    "empty": ("wav", lambda data: b""),
+    "four bytes": ("wav", lambda data: data[:4]),
+    "half a header": ("wav", lambda data: data[:30]),
+    "header only": ("wav", lambda data: data[:44]),
+    "header that promises nothing": ("wav", lambda data: data[:40] + bytes(4)),
+    "text": ("wav", lambda data: b"<html><body>404 Not Found</body></html>\n" * 40),
+    "zeros": ("wav", lambda data: bytes(len(data))),
+    "half a wav": ("wav", lambda data: data[: len(data) // 2]),
+    "wav without its last sample": ("wav", lambda data: data[:-2]),
+    "wav without its last byte": ("wav", lambda data: data[:-1]),
+    "empty ogg": ("ogg", lambda data: b""),
+    "half an ogg": ("ogg", lambda data: data[: len(data) // 2]),
+    "ogg without its last page": ("ogg", lambda data: data[: last_page(data)]),
+    "ogg with half its last page": ("ogg", lambda data: data[: (last_page(data) + len(data)) // 2]),
+    "ogg without its last byte": ("ogg", lambda data: data[:-1]),
+    "half a flac": ("flac", lambda data: data[: len(data) // 2]),
+    "flac without its last byte": ("flac", lambda data: data[:-1]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_recording_is_named(tmp_path, damage):
+    ending, destroy = DAMAGE[damage]
+    name = f"1-13-A-10.{ending}"
+    waveform = (noise(30000) / 4).astype(np.int16)  # not too regular: its ogg has several pages
+    root = write_esc(tmp_path / "source", {**esc_noises(range(1, 2)), name: waveform})
+    whole = (root / "audio" / name).read_bytes()
+    (root / "audio" / name).write_bytes(destroy(whole))
+    with pytest.raises(ValueError) as error:
+        prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+    assert str(root / "audio" / name) in str(error.value) and "again" in str(error.value)
+    assert names_in(tmp_path / "data") == []
+    with pytest.raises(FileNotFoundError, match=r'prepare\("esc10", 8000\)'):
+        load_clips("esc10", 8000, data_dir=tmp_path / "data")
+    (root / "audio" / name).write_bytes(whole)
+    assert len(read_prepared(prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True))) == 11
+
+
+def test_missing_recordings_are_named(tmp_path, esc10):
+    root = write_esc(tmp_path / "source", esc_noises())
+    gone = sorted((root / "audio").iterdir())[3:10]
+    for path in gone:
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="lacks 7 of the 50 recordings.*again") as error:
+        prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+    assert f"audio/{gone[0].name}" in str(error.value) and str(root) in str(error.value)
+    assert names_in(tmp_path / "data") == []
+
+
+def test_folder_in_a_recordings_place_is_missing(tmp_path):
+    root = write_esc(tmp_path / "source", small_noises())
+    (root / "audio/1-100-A-0.wav").unlink()
+    (root / "audio/1-100-A-0.wav").mkdir()
+    with pytest.raises(FileNotFoundError, match="1-100-A-0.wav"):
+        prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+
+
+def test_table_of_no_clips(tmp_path):
+    write_esc_table(tmp_path / "source", ["1-1-A-5.wav"])  # a cat is not in ESC-10
+    with pytest.raises(ValueError, match="no clip of ESC-10"):
+        prepare("esc10", 8000, tmp_path / "source", data_dir=tmp_path / "data", subset=True)
+    assert names_in(tmp_path / "data") == []
+
+
+def test_source_that_does_not_exist(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        prepare("esc10", 8000, source=tmp_path / "nowhere", data_dir=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_source_that_is_another_set(tmp_path, esc10):
+    with pytest.raises(FileNotFoundError, match=r"is not UrbanSound8K: expected metadata/UrbanSound8K\.csv"):
+        prepare("urbansound8k", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
+    assert names_in(tmp_path / "data") == []
+
+
+def test_unknown_set_or_rate_touches_nothing(tmp_path, esc10):
+    for name, rate in (("esc11", 8000), ("esc10", 8)):
+        with pytest.raises(ValueError, match=r"esc11|Hz"):
+            prepare(name, rate, source=esc10, data_dir=tmp_path / "data", subset=True)
+    assert not (tmp_path / "data").exists()
+
+
+# Where it is written ---------------------------------------------------------------------------------------------
+
+
+def test_environment_and_argument_say_where(tmp_path, esc10, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("ESC_DATA", str(tmp_path / "environment"))
+    argument = prepare("esc10", 8000, esc10, data_dir=tmp_path / "argument", subset=True)
+    assert argument == tmp_path / "argument/esc10-8000" and not (tmp_path / "environment").exists()
+    assert prepare("esc10", 8000, esc10, subset=True) == tmp_path / "environment/esc10-8000"
+    assert names_in(tmp_path / "elsewhere") == []
+    monkeypatch.chdir(tmp_path)
+    assert len(load_clips("esc10", 8000)) == 50
+
+
+def test_source_may_be_relative_and_text(tmp_path, monkeypatch):
+    write_esc(tmp_path / "here" / "source", small_noises())
+    monkeypatch.chdir(tmp_path / "here")
+    folder = prepare("esc10", 8000, "source", data_dir=str(tmp_path / "data"), subset=True)
+    assert about(folder)["source"]["name"] == "source"
+    folder = prepare("esc10", 16000, ".", data_dir="../data", subset=True)  # the folder that `source` is in
+    assert folder == tmp_path / "data/esc10-16000"
+    monkeypatch.chdir(tmp_path / "here" / "source")
+    folder = prepare("esc10", 44100, ".", data_dir=tmp_path / "data", subset=True)
+    assert about(folder)["source"]["name"] == "source"
+
+
+def test_folder_that_cannot_be_made(tmp_path, esc10):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot be written.*data_dir") as error:
+        prepare("esc10", 8000, esc10, data_dir=tmp_path / "file" / "data", subset=True)
+    assert str(tmp_path / "file") in str(error.value)
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_disk_that_is_full_when_all_is_written(tmp_path, esc10, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match=r"esc10-8000 cannot be written .*make room.*data_dir") as error:
+            prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    assert error.value.errno == errno.ENOSPC
+    assert names_in(tmp_path / "data") == []
+    prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow over 64 KiB: the next byte is an error of the system, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_disk_that_fills_up_while_clips_are_written(tmp_path, small_files, monkeypatch):
+    made, original = [], module.to_int16
+
+    def slow(waveform, *arguments):
+        time.sleep(0.002)
+        made.append(1)
+        return original(waveform, *arguments)
+
+    monkeypatch.setattr(module, "to_int16", slow)
+    root = write_esc(tmp_path / "source", esc_noises(frames=4000, targets=ESC10_ORDER * 6))  # 300 files of 8 kB
+    with pytest.raises(OSError, match=r"esc10-8000 cannot be written .*make room.*data_dir") as error:
+        prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+    assert error.value.errno == errno.EFBIG
+    assert names_in(tmp_path / "data") == []
+    assert len(made) < 150  # of 300: what cannot be stored any more is not decoded either
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, MemoryError])
+def test_interrupted_run_tidies_up(tmp_path, esc10, monkeypatch, interrupt):
+    calls = []
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) > 3:
+            raise interrupt
+        return np.zeros(10, "i2")
+
+    with monkeypatch.context() as context:
+        context.setattr(module, "to_int16", stop)
+        with pytest.raises(interrupt):
+            prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    assert names_in(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("other", ["the same source", "another source"])
+def test_two_runs_at_once(tmp_path, monkeypatch, other):
+    sounds = {seed: small_noises(seed=seed) for seed in (0, 1)}
+    roots = {seed: write_esc(tmp_path / f"source {seed}", sounds[seed]) for seed in (0, 1)}
+    original, faster = module.to_int16, []
+
+    def overtaken(*arguments):
+        """While the first run decodes, a second one begins and ends."""
+        with monkeypatch.context() as context:
+            context.setattr(module, "to_int16", original)
+            if not faster:
+                faster.append(1)
+                prepare("esc10", 8000, roots[other == "another source"], data_dir=tmp_path / "data", subset=True)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "to_int16", overtaken)
+    folder = prepare("esc10", 8000, roots[0], data_dir=tmp_path / "data", subset=True)
+    assert faster and names_in(tmp_path / "data") == ["esc10-8000"]
+    clips = read_prepared(folder)  # each run leaves what it was asked for, the later one's stays
+    assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in sounds[0].items())
+    assert about(folder)["source"]["name"] == "source 0"
+
+
+KILLED = """
+import importlib, os, signal, sys
+module = importlib.import_module("esc_lib.prepare")
+original, calls = module.to_int16, []
+
+def killed(*arguments):
+    calls.append(1)
+    if len(calls) > 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+
+module.to_int16 = killed
+module.prepare("esc10", 8000, source=sys.argv[1], data_dir=sys.argv[2], subset=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_killed_run_is_simply_run_again(tmp_path, esc10):
+    result = subprocess.run([sys.executable, "-c", KILLED, esc10, tmp_path / "data"], capture_output=True, timeout=120)
+    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    assert [name for name in names_in(tmp_path / "data") if not name.startswith(".")] == []
+    with pytest.raises(FileNotFoundError, match="esc10 has not been prepared at 8000 Hz"):
+        load_clips("esc10", 8000, data_dir=tmp_path / "data")
+    folder = prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    assert {f"audio/{name}" for name in esc_noises()} == set(read_prepared(folder))
+    assert len(load_clips("esc10", 8000, data_dir=tmp_path / "data")) == 50
+
+
+# Archives --------------------------------------------------------------------------------------------------------
+
+
+def pack(root, archive, wrapper="ESC-50-33c8ce9"):
+    """Packs a folder as GitHub and Zenodo do: all in one folder more."""
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as handle:
+            for path in files:
+                handle.write(path, f"{wrapper}/{path.relative_to(root)}")
+    else:
+        with tarfile.open(archive, "w:gz") as handle:
+            for path in files:
+                handle.add(path, f"{wrapper}/{path.relative_to(root)}")
+    return archive
+
+
+@pytest.mark.parametrize("name", ["ESC-50 master.zip", "ESC-50.tar.gz"])
+def test_archive_as_source(tmp_path, esc10, prepared, name):
+    archive = pack(esc10, tmp_path / name)
+    folder = prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+    assert (folder / "clips.npy").read_bytes() == (prepared / "clips.npy").read_bytes()
+    assert about(folder)["source"] == {"name": name, "sha256": about(prepared)["source"]["sha256"]}
+    assert names_in(tmp_path / "data") == ["esc10-8000"]  # what was unpacked is gone
+    before = file_state(folder)
+    prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+    assert file_state(folder) == before
+
+
+def test_urbansound8k_archive(tmp_path):
+    root = write_urbansound8k(tmp_path / "source", {(10, "1-9-0-0.wav"): noise(100)})
+    archive = pack(root, tmp_path / "UrbanSound8K.tar.gz", "UrbanSound8K")
+    folder = prepare("urbansound8k", 8000, archive, data_dir=tmp_path / "data", subset=True)
+    assert np.array_equal(read_prepared(folder)["audio/fold10/1-9-0-0.wav"], noise(100))
+
+
+def test_archive_that_is_cut_off(tmp_path, esc10):
+    archive = pack(esc10, tmp_path / "ESC-50.zip")
+    archive.write_bytes(archive.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"ESC-50\.zip .*again"):
+        prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+    assert names_in(tmp_path / "data") == []
+
+
+def test_archive_of_something_else(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/readme.txt").write_text("nothing to hear")
+    archive = pack(tmp_path / "other", tmp_path / "other.zip")
+    with pytest.raises(FileNotFoundError, match=r"is not ESC-10: expected meta/esc50\.csv"):
+        prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+    assert names_in(tmp_path / "data") == []
+
+
+# Official downloads, from a server on this machine ---------------------------------------------------------------
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        self.server.seen.append(self.path)
+        super().do_GET()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves the folder `server.root`; `seen` are the paths asked for."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    root = tmp_path / "server"
+    root.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(root))) as http:
+        http.seen, http.root, http.url = [], root, f"http://127.0.0.1:{http.server_port}/"
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield http
+        http.shutdown()
+        thread.join()
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def official_esc10(server, monkeypatch, small_esc10):
+    """ESC-10 of four clips on the server, beside a clip of another class: the folder there."""
+    root = server.root / "raw"
+    write_esc(root, {name: noise(40, i) for i, name in enumerate([*small_noises(), "1-7-A-5.wav"])})
+    wavs = sorted((root / "audio").iterdir())
+    index = {"clips": {path.stem: {"audio": [f"audio/{path.name}", md5(path)]} for path in wavs}}
+    (server.root / "index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(module, "ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
+    monkeypatch.setattr(module, "ESC50_WAV_BYTES", wavs[0].stat().st_size)
+    monkeypatch.setattr(module, "ESC50_MD5_INDEX", server.url + "index.json")
+    monkeypatch.setitem(DATASETS, "esc10", replace(small_esc10, url=server.url + "raw/"))
+    return root
+
+
+def test_official_esc10_fetches_its_own_files_once(tmp_path, server, official_esc10):
+    folder = prepare("esc10", 8000, data_dir=tmp_path / "data")
+    assert about(folder)["source"]["name"] == "official" and about(folder)["subset"] is False
+    assert len(read_prepared(folder)) == 4
+    wanted = ["/index.json", "/raw/meta/esc50.csv", *(f"/raw/audio/{name}" for name in small_noises())]
+    assert sorted(server.seen) == sorted(wanted)
+    prepare("esc10", 8000, data_dir=tmp_path / "data")
+    prepare("esc10", 16000, data_dir=tmp_path / "data")
+    assert sorted(server.seen) == sorted(wanted)
+
+
+def test_official_esc10_file_that_is_another(tmp_path, server, official_esc10):
+    wav = official_esc10 / "audio/2-101-A-10.wav"
+    right = wav.read_bytes()
+    wav.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    with pytest.raises(DownloadError, match=r"2-101-A-10\.wav"):
+        prepare("esc10", 8000, data_dir=tmp_path / "data")
+    with pytest.raises(FileNotFoundError):
+        load_clips("esc10", 8000, data_dir=tmp_path / "data")
+    wav.write_bytes(right)
+    prepare("esc10", 8000, data_dir=tmp_path / "data")
+    assert server.seen.count("/raw/audio/2-101-A-10.wav") == 2 and server.seen.count("/raw/audio/1-100-A-0.wav") == 1
+
+
+def test_official_esc10_table_that_is_another(tmp_path, server, official_esc10):
+    with open(official_esc10 / "meta/esc50.csv", "a") as table:
+        table.write("1-8-A-0.wav,1,0,dog,True,8,A\n")
+    with pytest.raises(DownloadError, match=r"esc50\.csv"):
+        prepare("esc10", 8000, data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def official_esc50(tmp_path, server, monkeypatch):
+    """An ESC-50 of two classes and four clips, packed on the server: the archive there."""
+    root = write_esc(tmp_path / "esc50", {name: noise(40, i) for i, name in enumerate(small_noises())})
+    archive = pack(root, server.root / "archive.zip")
+    small = replace(get_dataset("esc50"), classes=("dog", "rain"), fold_sizes={1: 2, 2: 2})
+    small = replace(small, url=server.url + "archive.zip", size=None, sha256=sha256(archive))
+    monkeypatch.setitem(DATASETS, "esc50", small)
+    monkeypatch.setattr(module, "ESC50_TABLE_SHA256", "0" * 64)  # unless the archive's own hash is right
+    return archive
+
+
+def test_official_esc50(tmp_path, server, official_esc50):
+    for rate in (8000, 16000):
+        folder = prepare("esc50", rate, data_dir=tmp_path / "data")
+        assert about(folder)["source"]["name"] == "official" and len(read_prepared(folder)) == 4
+    assert server.seen == ["/archive.zip"]
+
+
+def test_official_esc50_packed_anew_is_known_by_its_contents(tmp_path, server, official_esc50, monkeypatch):
+    root = tmp_path / "esc50"
+    monkeypatch.setattr(module, "ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
+    monkeypatch.setattr(module, "ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
+    pack(root, official_esc50, "ESC-50-of-another-name")
+    assert len(read_prepared(prepare("esc50", 8000, data_dir=tmp_path / "data"))) == 4
+
+
+@pytest.mark.parametrize("wrong", ["meta/esc50.csv", "audio/2-100-A-0.wav"])
+def test_official_esc50_of_other_contents(tmp_path, server, official_esc50, monkeypatch, wrong):
+    root, right = tmp_path / "esc50", official_esc50.read_bytes()
+    monkeypatch.setattr(module, "ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
+    monkeypatch.setattr(module, "ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
+    with open(root / wrong, "ab") as file:
+        file.write(b"\n")
+    pack(root, official_esc50)
+    with pytest.raises(ValueError, match=Path(wrong).name) as error:
+        prepare("esc50", 8000, data_dir=tmp_path / "data")
+    left = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert not [path for path in left if path.suffix != ".zip"]
+    for archive in left:  # one that stays has to be named: it would be in the way for ever
+        assert f"delete {archive}" in str(error.value)
+        archive.unlink()
+    official_esc50.write_bytes(right)
+    assert len(read_prepared(prepare("esc50", 8000, data_dir=tmp_path / "data"))) == 4
+
+
+@pytest.fixture
+def official_urbansound8k(tmp_path, server, monkeypatch):
+    """An UrbanSound8K of two clips, packed on the mirror only: the archive there."""
+    sounds = {(1, "1-0-0-0.wav"): noise(40), (2, "2-1-0-0.wav"): noise(50)}
+    archive = pack(write_urbansound8k(tmp_path / "us8k", sounds), server.root / "mirror.tar.gz", "UrbanSound8K")
+    small = replace(get_dataset("urbansound8k"), classes=("air_conditioner", "car_horn"), fold_sizes={1: 1, 2: 1})
+    small = replace(small, url=server.url + "gone.tar.gz", size=archive.stat().st_size, md5=md5(archive))
+    monkeypatch.setitem(DATASETS, "urbansound8k", small)
+    monkeypatch.setattr(module, "URBANSOUND8K_MIRROR", server.url + "mirror.tar.gz")
+    return archive
+
+
+def test_official_urbansound8k_from_the_mirror(tmp_path, server, official_urbansound8k):
+    folder = prepare("urbansound8k", 8000, data_dir=tmp_path / "data")
+    assert len(read_prepared(folder)) == 2
+    assert server.seen == ["/gone.tar.gz", "/mirror.tar.gz"]
+
+
+def test_official_urbansound8k_that_is_another_on_the_mirror(tmp_path, server, official_urbansound8k):
+    content = official_urbansound8k.read_bytes()
+    official_urbansound8k.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DownloadError, match="mirror.tar.gz"):
+        prepare("urbansound8k", 8000, data_dir=tmp_path / "data")
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]

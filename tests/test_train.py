@@ -1,0 +1,491 @@
+"""Training against arithmetic done by hand, and stopped in every way that a training can stop."""
+
+import errno
+import importlib
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import TinyNet, config, files_below, network, numbered, numbers_in, register, tones, write_set
+
+from esc_lib import TrainingStopped, evaluate, list_runs, load_run, train
+from esc_lib.device import pick_device
+
+runs_module = importlib.import_module("esc_lib.runs")
+
+
+@pytest.fixture(scope="module")
+def tone_data(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("tones"), tones())
+
+
+@pytest.fixture
+def numbered_data(tmp_path):
+    """Seven clips to learn from (targets 0 to 6), four to test on (targets 7, 8, 9, 0)."""
+    return write_set(tmp_path / "numbered", numbered([1] * 4 + [2] * 3 + [3] * 4))
+
+
+def state(run, which="last"):
+    return run.model(which).state_dict()
+
+
+# --- what is learned ---
+
+
+def test_it_learns_tones(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    run = train(config(epochs=10, learning_rate=0.1, eval_every=5), tone_data, tmp_path)
+    assert list(run.history["loss"]) == list(run.history["acc"]) == list(run.history["lr"]) == list(range(1, 11))
+    assert run.history["loss"][10] < 0.5 * run.history["loss"][1]
+    assert run.history["eval_acc"][10] > 0.6  # chance is 0.1
+    assert run.history["eval_loss"][10] < 1.5  # chance is ln 10 = 2.3
+    assert evaluate(run.path, data_dir=tone_data).accuracy == pytest.approx(run.history["eval_acc"][10])
+
+
+def test_the_same_seed_gives_the_same_numbers(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    torch.manual_seed(1)
+    first = train(config(seed=5), tone_data, tmp_path, "cpu")
+    torch.manual_seed(2)  # what was drawn before must not matter
+    torch.rand(3)
+    second = train(config(seed=5), tone_data, tmp_path, "cpu")
+    other = train(config(seed=6), tone_data, tmp_path, "cpu")
+    assert first.path != second.path
+    assert (first.path / "history.json").read_bytes() == (second.path / "history.json").read_bytes()
+    assert all(torch.equal(value, state(second)[key]) for key, value in state(first).items())
+    assert first.history["loss"] != other.history["loss"]
+    assert not torch.equal(state(first)["conv1.0.weight"], state(other)["conv1.0.weight"])
+
+
+def test_testing_leaves_no_trace_in_the_training(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    often = train(config(epochs=4, eval_every=1, crops=5), tone_data, tmp_path, "cpu")
+    rarely = train(config(epochs=4, eval_every=4, crops=1), tone_data, tmp_path, "cpu")
+    assert often.history["loss"] == rarely.history["loss"]
+    assert all(torch.equal(value, state(rarely)[key]) for key, value in state(often).items())
+
+
+def by_hand(targets, settings, classes=10):
+    """Nesterov SGD with weight decay on the biases of a network that ignores its input, in float64.
+
+    Returns: loss and accuracy of each epoch (before its step) and the biases at the end.
+    """
+    bias, velocity = np.zeros(classes), np.zeros(classes)
+    share = np.bincount(targets, minlength=classes) / len(targets)
+    losses, accuracies = [], []
+    for epoch in range(1, settings.epochs + 1):
+        rate = settings.learning_rate
+        for fraction in settings.schedule:
+            if epoch > fraction * settings.epochs:
+                rate *= settings.lr_gamma
+        probability = np.exp(bias) / np.exp(bias).sum()
+        losses.append(-(share * np.log(probability)).sum())
+        accuracies.append(share[bias.argmax()])
+        gradient = probability - share + settings.weight_decay * bias
+        velocity = settings.momentum * velocity + gradient
+        bias -= rate * (gradient + settings.momentum * velocity)
+    return losses, accuracies, bias
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(epochs=8, schedule=[0.5, 0.75], weight_decay=0.0),
+        dict(epochs=5, schedule=[0.3, 0.6, 0.9], lr_gamma=0.5, weight_decay=0.1),
+        dict(epochs=6, schedule=[], momentum=0.0, weight_decay=0.01),
+        dict(epochs=6, schedule=[], momentum=0.5),
+    ],
+    ids=["steps", "decays", "without momentum", "with momentum"],
+)
+def test_every_step_is_nesterov_sgd_done_by_hand(tmp_path, monkeypatch, changes):
+    targets = [3, 3, 3, 1, 1, 7]
+    write_set(tmp_path, numbered([1, 1, 2, 2, 2, 2, 3], [*targets, 5]))
+    register(monkeypatch, network(lambda self, x: self.bias.expand(len(x), -1)))
+    settings = config(learning_rate=0.7, batch_size=6, **changes)
+    run = train(settings, tmp_path, tmp_path / "runs", "cpu")
+    losses, accuracies, bias = by_hand(targets, settings)
+    assert list(run.history["loss"].values()) == pytest.approx(losses, rel=1e-5)
+    assert list(run.history["acc"].values())[1:] == pytest.approx(accuracies[1:])
+    np.testing.assert_allclose(state(run)["bias"].numpy(), bias, rtol=1e-4, atol=1e-6)
+
+
+def test_the_learning_rate_really_steps(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    seen, step = [], torch.optim.SGD.step
+
+    def spy(self, *args, **kwargs):
+        (group,) = self.param_groups
+        seen.append({key: group[key] for key in ("lr", "momentum", "nesterov", "weight_decay", "dampening")})
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    settings = config(epochs=8, batch_size=31, learning_rate=0.02, momentum=0.8, weight_decay=3e-4, eval_every=8)
+    run = train(settings, tone_data, tmp_path, "cpu")
+    expected = [0.02] * 4 + [0.002] * 2 + [0.0002] * 2
+    assert [group["lr"] for group in seen] == pytest.approx(np.repeat(expected, 2))  # 62 clips: two steps an epoch
+    assert list(run.history["lr"].values()) == pytest.approx(expected)
+    for group in seen:
+        del group["lr"]
+        assert group == dict(momentum=0.8, nesterov=True, weight_decay=3e-4, dampening=0)
+
+
+def test_every_parameter_is_trained(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    run = train(config(epochs=3), tone_data, tmp_path, "cpu")
+    first = runs_module.build_model("tiny", 10).state_dict()
+    last = state(run)
+    for key in ("conv1.1.weight", "conv1.1.bias", "conv2.1.weight", "conv2.1.bias"):  # these begin at 1 or 0
+        assert not torch.equal(last[key], first[key]), key
+    torch.manual_seed(0)  # the run's seed: its first weights again
+    first = TinyNet(10).state_dict()
+    for key in ("conv1.0.weight", "conv2.0.weight", "fc.weight", "fc.bias"):
+        assert not torch.equal(last[key], first[key]), key
+        assert torch.allclose(last[key], first[key], atol=1.0), f"{key} did not begin with the seed's weights"
+
+
+# --- what is shown ---
+
+
+def test_each_training_clip_is_shown_once_an_epoch_and_no_test_clip_ever(numbered_data, tmp_path, monkeypatch):
+    shown, tested = [], []
+
+    def look(self, x):
+        (shown if self.training else tested).append(numbers_in(x))
+        return self.bias.expand(len(x), -1)
+
+    register(monkeypatch, network(look))
+    train(config(epochs=5, batch_size=3, eval_every=2, crops=3), numbered_data, tmp_path / "runs", "cpu")
+    assert [len(batch) for batch in shown] == [3, 3, 1] * 5
+    epochs = [sum(shown[i : i + 3], []) for i in range(0, 15, 3)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1, "the order must change"
+    # Tested after epochs 2 and 4 and after the last: each test clip by three crops, and nothing else.
+    assert Counter(sum(tested, [])) == dict.fromkeys(range(7, 11), 3 * 3)
+
+
+def test_crops_are_new_in_every_epoch(tmp_path, monkeypatch):
+    ramp = np.arange(1, 201).astype(np.int16)
+    write_set(tmp_path, [(1, 0, ramp), (2, 1, ramp), (3, 0, ramp)])
+    begins = []
+
+    def look(self, x):
+        if self.training:
+            begins.extend((x[:, 0, -1] * 32768).round().long().tolist())
+        return self.bias.expand(len(x), -1)
+
+    register(monkeypatch, network(look))
+    train(config(epochs=6), tmp_path, tmp_path / "runs", "cpu")
+    assert len(set(begins)) > 6  # of twelve crops
+
+
+@pytest.mark.parametrize("trim", [True, False])
+def test_silence_is_trimmed_if_the_settings_say_so(tmp_path, monkeypatch, trim):
+    # 20 zeros, 50 samples, 20 zeros. Trimmed to 50 and padded by 50 at both sides, each crop of 100 holds all 50;
+    # untrimmed, four crops in nine lose some of them.
+    sound = np.pad(np.full(50, 1000, np.int16), 20)
+    write_set(tmp_path, [(1, 0, sound), (3, 1, sound)])
+    held = []
+
+    def look(self, x):
+        if self.training:
+            held.append(int((x != 0).sum()))
+        return self.bias.expand(len(x), -1)
+
+    register(monkeypatch, network(look))
+    train(config(train_folds=[1], epochs=40, eval_every=40, trim_silence=trim), tmp_path, tmp_path / "runs", "cpu")
+    assert max(held) == 50
+    assert (min(held) == 50) is trim
+
+
+# --- what is written down ---
+
+
+def test_loss_and_accuracy_are_means_over_clips(numbered_data, tmp_path, monkeypatch):
+    table = np.random.default_rng(3).normal(0, 2, (11, 10))
+    logits = torch.tensor(table, dtype=torch.float32)
+    register(monkeypatch, network(lambda self, x: logits[numbers_in(x)] + self.bias))
+    settings = config(learning_rate=0.0, batch_size=3, epochs=2)  # 7 clips: 3, 3 and 1
+    run = train(settings, numbered_data, tmp_path / "runs", "cpu")
+    probability = np.exp(table) / np.exp(table).sum(axis=1, keepdims=True)
+    targets = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
+    loss, right = -np.log(probability[range(11), targets]), table.argmax(axis=1) == targets
+    assert list(run.history["loss"].values()) == pytest.approx([loss[:7].mean()] * 2, rel=1e-5)
+    assert list(run.history["acc"].values()) == pytest.approx([right[:7].mean()] * 2)
+    assert list(run.history["eval_loss"].values()) == pytest.approx([loss[7:].mean()] * 2, rel=1e-4)
+    assert list(run.history["eval_acc"].values()) == pytest.approx([right[7:].mean()] * 2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "tested"), [(5, 2, [2, 4, 5]), (4, 2, [2, 4]), (2, 10, [2]), (3, 1, [1, 2, 3])]
+)
+def test_it_tests_every_so_often_and_at_the_end(tone_data, tmp_path, monkeypatch, epochs, every, tested):
+    register(monkeypatch)
+    run = train(config(epochs=epochs, eval_every=every, keep_n=9, batch_size=62), tone_data, tmp_path, "cpu")
+    assert list(run.history["eval_acc"]) == list(run.history["eval_loss"]) == tested
+    assert sorted(entry["epoch"] for entry in run.checkpoints.values()) == tested
+    assert run.checkpoint("last")["epoch"] == epochs
+    assert {e["epoch"]: e["eval_acc"] for e in run.checkpoints.values()} == run.history["eval_acc"]
+
+
+def test_the_returned_run_is_the_one_on_disk(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    run = train(config(), tone_data, tmp_path, "auto")
+    read = load_run(run.path)
+    assert (read.path, read.config, read.history, read.checkpoints) == (
+        run.path, run.config, run.history, run.checkpoints,
+    )  # fmt: skip
+    assert list(read.checkpoints) == list(run.checkpoints)
+    assert list_runs(tmp_path) == [run.path]
+
+
+def test_a_run_warns_of_nothing(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate(train(config(epochs=1), tone_data, tmp_path, "cpu").path, data_dir=tone_data)
+    finally:
+        torch.set_warn_always(False)
+
+
+# --- stopped ---
+
+
+def counting(monkeypatch, act):
+    """TinyNet whose training passes are counted; `act(count, logits)` may change what it says, or raise."""
+    count = [0]
+
+    class Counting(TinyNet):
+        def forward(self, x):
+            count[0] += self.training
+            logits = super().forward(x)
+            return act(count[0], logits) if self.training else logits
+
+    register(monkeypatch, Counting)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tone_data, tmp_path, monkeypatch):
+    counting(monkeypatch, lambda n, logits: logits * math.nan if n > 5 else logits)  # two steps an epoch: in epoch 3
+    with pytest.raises(TrainingStopped, match=r"epoch 3\b.*nan.*epoch-0002.*learning_rate"):
+        train(config(epochs=9, batch_size=31), tone_data, tmp_path, "cpu")
+    (path,) = list_runs(tmp_path)
+    run = load_run(path)
+    assert list(run.history["loss"]) == list(run.history["eval_acc"]) == [1, 2]
+    assert run.checkpoint()["epoch"] == 2
+    assert all(value.isfinite().all() for value in state(run).values())
+    assert evaluate(path, data_dir=tone_data).result["epoch"] == 2
+    assert {"losses.png", "accuracies.png"} <= files_below(path)
+
+
+def test_weights_broken_by_the_last_step_are_never_kept(tone_data, tmp_path, monkeypatch):
+    # The loss of the step was still a number: only the test after it shows what the step did.
+    class Broken(TinyNet):
+        def forward(self, x):
+            logits = super().forward(x)
+            return logits if self.training or not broken else logits * math.nan
+
+    broken, step = [], torch.optim.SGD.step
+
+    def spy(self, *args, **kwargs):
+        spy.steps += 1
+        if spy.steps == 2:
+            broken.append(True)
+        return step(self, *args, **kwargs)
+
+    spy.steps = 0
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    register(monkeypatch, Broken)
+    with pytest.raises(TrainingStopped, match=r"evaluation loss of epoch 2\b.*epoch-0001"):
+        train(config(epochs=3, batch_size=62), tone_data, tmp_path, "cpu")
+    assert list(load_run(list_runs(tmp_path)[0]).checkpoints) == ["epoch-0001"]
+
+
+def test_a_learning_rate_far_too_high_is_named(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch, network(lambda self, x: 1e30 * self.bias * x.abs().amax(dim=(1, 2))[:, None]))
+    with pytest.raises(TrainingStopped, match="no checkpoint.*below 100"):
+        train(config(epochs=5, learning_rate=100, eval_every=5), tone_data, tmp_path, "cpu")
+
+
+def interrupt_after(count):
+    def act(n, logits):
+        if n > count:
+            raise KeyboardInterrupt
+        return logits
+
+    return act
+
+
+def test_an_interrupted_run_can_be_read(tone_data, tmp_path, monkeypatch):
+    counting(monkeypatch, interrupt_after(7))  # two steps an epoch: in the middle of epoch 4
+    with pytest.raises(KeyboardInterrupt):
+        train(config(epochs=9, batch_size=31, eval_every=2), tone_data, tmp_path, "cpu")
+    run = load_run(list_runs(tmp_path)[0])
+    assert list(run.history["loss"]) == list(run.history["lr"]) == [1, 2, 3]
+    assert list(run.history["eval_acc"]) == [2]
+    assert run.checkpoint()["epoch"] == 2
+    assert run.model()(torch.zeros(1, 1, 100)).shape == (1, 10)
+    assert not [name for name in files_below(run.path) if name.endswith(".part")]
+    assert {"losses.png", "accuracies.png"} <= files_below(run.path)
+
+
+def test_an_epoch_that_was_trained_counts_even_if_its_test_was_interrupted(tone_data, tmp_path, monkeypatch):
+    class Impatient(TinyNet):
+        def forward(self, x):
+            if not self.training:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    register(monkeypatch, Impatient)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), tone_data, tmp_path, "cpu")
+    run = load_run(list_runs(tmp_path)[0])
+    assert list(run.history["loss"]) == [1], "the curves show this epoch, so the history must hold it"
+    assert run.history["eval_acc"] == {} and run.checkpoints == {}
+
+
+def test_a_run_interrupted_before_its_first_checkpoint_says_so(tone_data, tmp_path, monkeypatch):
+    counting(monkeypatch, interrupt_after(3))
+    with pytest.raises(KeyboardInterrupt):
+        train(config(epochs=9, batch_size=31, eval_every=5), tone_data, tmp_path, "cpu")
+    run = load_run(list_runs(tmp_path)[0])
+    assert list(run.history["loss"]) == [1]
+    for look in (run.model, run.checkpoint, lambda: evaluate(run.path, data_dir=tone_data)):
+        with pytest.raises(ValueError, match=f"{re.escape(str(run.path))} holds no checkpoint"):
+            look()
+
+
+SCRIPT = """
+import sys
+import esc_lib.models
+from tiny import TinyNet, config
+esc_lib.models.ARCHITECTURES["tiny"] = TinyNet
+esc_lib.train(config(epochs=10**6, eval_every=3), sys.argv[1], sys.argv[2], "cpu")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends Ctrl-C as a signal")
+def test_ctrl_c_leaves_a_run_that_can_be_read(tone_data, tmp_path, monkeypatch):
+    command = [sys.executable, "-c", SCRIPT, str(tone_data), str(tmp_path)]
+    here = Path(__file__).parent
+    with subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob("*/epoch-*/*.model")):
+                assert process.poll() is None and time.monotonic() < deadline, "the training did not begin"
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    register(monkeypatch)
+    run = load_run(list_runs(tmp_path)[0])
+    epochs = list(run.history["loss"])
+    assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) >= 2
+    if run.checkpoints:  # it may have come between the file and its entry
+        assert run.model()(torch.zeros(1, 1, 100)).shape == (1, 10)
+    assert not [name for name in files_below(run.path) if name.endswith(".part")]
+
+
+# --- a disk that is full, and folders that cannot be written ---
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("where", ["torch.save", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
+def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tone_data, tmp_path, monkeypatch, where, for_good):
+    register(monkeypatch)
+    module, name = where.split(".")
+    holder = {"torch": torch, "os": os}[module]
+    works, save = getattr(holder, name), runs_module.Run.save_checkpoint
+
+    def once(*_, **__):
+        monkeypatch.setattr(holder, name, works)
+        no_room()
+
+    def fills_up(self, model, epoch, eval_acc):
+        if epoch == 2:
+            monkeypatch.setattr(holder, name, no_room if for_good else once)
+        save(self, model, epoch, eval_acc)
+
+    monkeypatch.setattr(runs_module.Run, "save_checkpoint", fills_up)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        train(config(epochs=4), tone_data, tmp_path, "cpu")
+    monkeypatch.setattr(holder, name, works)
+    assert caught.value.errno == errno.ENOSPC
+    assert "epoch-0002.model" in str(caught.value), "the first file that could not be written is the news"
+    run = load_run(list_runs(tmp_path)[0])
+    assert list(run.checkpoints) == ["epoch-0001"]
+    assert run.model()(torch.zeros(1, 1, 100)).shape == (1, 10)
+    assert not [name for name in files_below(tmp_path) if name.endswith(".part")]
+
+
+def test_a_save_dir_that_cannot_be_made_is_named(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file' / 'runs'))}.*save_dir"):
+        train(config(), tone_data, tmp_path / "file" / "runs", "cpu")
+    with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file'))}.*save_dir"):
+        train(config(), tone_data, tmp_path / "file", "cpu")
+
+
+def test_data_that_was_not_prepared_is_asked_for(tmp_path, monkeypatch):
+    register(monkeypatch)
+    with pytest.raises(FileNotFoundError, match=r'esc_lib\.prepare\("synthetic", 1000\)'):
+        train(config(), tmp_path / "data", tmp_path / "runs", "cpu")
+    assert not (tmp_path / "runs").exists(), "a run that never began leaves nothing behind"
+
+
+def test_a_fold_that_was_not_prepared_is_named(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    with pytest.raises(ValueError, match=r"fold\(s\) 4.*1, 2, 3"):
+        train(config(eval_folds=[4]), tone_data, tmp_path / "runs", "cpu")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "cuda:x"])
+def test_a_device_that_is_not_there_is_refused(tone_data, tmp_path, monkeypatch, device):
+    register(monkeypatch)
+    with pytest.raises(ValueError, match=f"device '{device}'.*cpu"):
+        train(config(), tone_data, tmp_path / "runs", device)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu:99"])
+def test_a_device_that_cannot_compute_here_is_refused(device):
+    with pytest.raises(ValueError, match=f"device '{device}'"):
+        pick_device(device)
+
+
+def test_auto_is_the_gpu_if_there_is_one():
+    assert pick_device().type == pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_history_on_disk_is_complete_after_every_epoch(tone_data, tmp_path, monkeypatch):
+    lengths = []
+
+    def look(n, logits):
+        if n % 2 == 1:  # the first of two steps
+            (path,) = list_runs(tmp_path)
+            lengths.append(len(json.loads((path / "history.json").read_text())["loss"]))
+        return logits
+
+    counting(monkeypatch, look)
+    train(config(epochs=4, batch_size=31, eval_every=3), tone_data, tmp_path, "cpu")
+    assert lengths == [0, 1, 2, 3]
