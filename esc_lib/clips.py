@@ -109,7 +109,7 @@ def load_clips(
     try:
         # Copy-on-write: torch wants writable memory, the file stays as it is.
         samples = torch.from_numpy(np.load(folder / "clips.npy", mmap_mode="c"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{folder / 'clips.npy'} cannot be read ({error}); {again(folder)}") from error
     if len(samples) != table["frames"].sum() or len(table) != about["clips"]:
         raise ValueError(

@@ -186,7 +186,7 @@ def read_table(dataset: Dataset, root: str | Path) -> pd.DataFrame:
     table = raw[list(dataset.columns)].set_axis(["file", "fold", "category", "source"], axis="columns")
     _check_rows(dataset, table, path)
     folder = "audio/fold" + table["fold"].astype(str) if dataset.name == "urbansound8k" else "audio"
-    table["file"] = folder + "/" + table["file"]
+    table["file"] = folder + "/" + table["file"].astype(str)
     table["target"] = table["category"].map(dataset.classes.index)
     columns = ["file", "fold", "target", "category", "source"]
     return table[columns].sort_values(["fold", "file"], ignore_index=True)
@@ -196,6 +196,7 @@ def _check_rows(dataset: Dataset, table: pd.DataFrame, path: Path) -> None:
     problems = [
         ("a class that is not the set's", ~table["category"].isin(dataset.classes)),
         ("a fold that is not the set's", ~table["fold"].isin(dataset.folds)),
+        ("no file name", table["file"].isna()),
         ("a file name that stands twice", table["file"].duplicated()),
         # A table from elsewhere may not lead out of the set's folder.
         ("a file name with a folder in it", table["file"].astype(str).str.contains(r"[/\\]")),

@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import soxr
 from tqdm import tqdm
 
 from esc_lib.archives import extract
-from esc_lib.clips import COLUMNS
+from esc_lib.clips import COLUMNS, read_about
 from esc_lib.datasets import Dataset, find_root, get_dataset, prepared_folder, read_table
 from esc_lib.download import DownloadError, download, file_hash
 from esc_lib.synthetic import make_synthetic
@@ -74,7 +75,7 @@ def prepare(
         is_subset = _check_complete(spec, table, root, subset)
         source_sha256 = _hash_recordings(spec, table, root)
         if not _is_ready(folder, subset, source_sha256):
-            _refuse_to_replace_whole(folder, subset)
+            _refuse_to_replace_whole(folder, is_subset)
             about = _describe(spec, sample_rate, is_subset, {"name": name, "sha256": source_sha256})
             _pack(spec, table, root, folder, about)
     return folder
@@ -94,7 +95,9 @@ def _open_source(spec: Dataset, source: str | Path | None, data: Path) -> Iterat
         yield source.name, source
         return
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=data) as folder:
-        yield source.name, extract(source, Path(folder) / "set")
+        with _explain_unwritable(data):
+            unpacked = extract(source, Path(folder) / "set")
+        yield source.name, unpacked
 
 
 def _official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
@@ -104,9 +107,13 @@ def _official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
     if folder.is_dir():
         return folder
     if spec.name == "synthetic":
-        with suppress(FileExistsError):  # another process was faster
-            make_synthetic(folder)
-        return folder
+        try:
+            with _explain_unwritable(folder):
+                return make_synthetic(folder)
+        except OSError:
+            if not folder.is_dir():  # no other process was faster
+                raise
+            return folder
     if spec.name == "esc50":
         return _fetch_esc50(spec, folder, downloads)
     archive = downloads / "UrbanSound8K.tar.gz"
@@ -114,30 +121,35 @@ def _official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
         download(spec.url, archive, md5=spec.md5, size=spec.size)
     except DownloadError:
         download(URBANSOUND8K_MIRROR, archive, md5=spec.md5, size=spec.size)
-    return extract(archive, folder)
+    with _explain_unwritable(folder):
+        return extract(archive, folder)
 
 
 def _fetch_esc50(spec: Dataset, folder: Path, downloads: Path) -> Path:
     archive = download(spec.url, downloads / "ESC-50.zip")
     as_recorded = file_hash(archive) == spec.sha256
-    extract(archive, folder)
+    with _explain_unwritable(folder):
+        extract(archive, folder)
     if not as_recorded:  # the host does not promise an archive's bytes for ever: then its contents must be right
         try:
-            _check_esc50_contents(find_root(spec, folder))
+            _check_esc50_contents(find_root(spec, folder), archive)
         except (OSError, ValueError):
             shutil.rmtree(folder)
             raise
     return folder
 
 
-def _check_esc50_contents(root: Path) -> None:
+def _check_esc50_contents(root: Path, archive: Path) -> None:
+    hint = f"delete {archive} and prepare again, or fetch the set by hand and pass it as source"
     found = file_hash(root / "meta/esc50.csv")
     if found != ESC50_TABLE_SHA256:
-        raise ValueError(f"meta/esc50.csv in the downloaded ESC-50 has SHA-256 {found}, expected {ESC50_TABLE_SHA256}")
+        raise ValueError(
+            f"meta/esc50.csv in the downloaded ESC-50 has SHA-256 {found}, expected {ESC50_TABLE_SHA256}; {hint}"
+        )
     wrong = [path.name for path in sorted((root / "audio").glob("*.wav")) if path.stat().st_size != ESC50_WAV_BYTES]
     if wrong:
         raise ValueError(
-            f"{len(wrong)} wav(s) of the downloaded ESC-50 are not of {ESC50_WAV_BYTES} bytes: {wrong[:5]}"
+            f"{len(wrong)} wav(s) of the downloaded ESC-50 are not of {ESC50_WAV_BYTES} bytes: {wrong[:5]}; {hint}"
         )
 
 
@@ -178,10 +190,9 @@ def _check_complete(spec: Dataset, table: pd.DataFrame, root: Path, subset: bool
 
 def _is_ready(folder: Path, subset: bool, source_sha256: str | None = None) -> bool:
     """Whether `folder` holds what is asked for: the whole set (or the subset allowed), from this source if given."""
-    path = folder / "dataset.json"
-    if not path.is_file():
+    if not (folder / "dataset.json").is_file():
         return False
-    about = json.loads(path.read_text())
+    about = read_about(folder)
     return (subset or not about["subset"]) and source_sha256 in (None, about["source"]["sha256"])
 
 
@@ -220,7 +231,7 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
         raise ValueError(f"{path} cannot be decoded ({error.error_string}): not audio, or damaged; {_AGAIN}") from error
     # libsndfile reads what is left of a truncated file and says so in its log alone.
     cut = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    if cut or "without an End-Of-Stream" in log:
+    if cut or any(sign in log for sign in _CUT_OGG):
         detail = f": {cut[2]} of {cut[1]} bytes of audio are there" if cut else ""
         raise ValueError(f"{path} is truncated{detail}; {_AGAIN}")
     if len(channels) == 0:
@@ -229,6 +240,8 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
 
 
 _AGAIN = "fetch it again"
+# What the log says of an ogg cut inside a page, between two pages, and inside its last one.
+_CUT_OGG = ("without an End-Of-Stream", "Last page lacks an end-of-stream", "Junk after the last page")
 
 
 def to_int16(waveform: np.ndarray, rate: int, sample_rate: int, seconds: float) -> np.ndarray:
@@ -247,11 +260,9 @@ def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, about: d
     ):
         making = Path(temporary) / folder.name
         making.mkdir()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            # Decoding and resampling leave Python's lock, so threads use every core.
-            clips = pool.map(lambda file: to_int16(*read_audio(root / file), rate, spec.seconds), table["file"])
-            progress = tqdm(clips, desc=f"{spec.title} at {rate} Hz", total=len(table), unit="clip")
-            frames = _write_end_to_end(making / "clips.npy", progress)
+        clips = _map_ahead(lambda file: to_int16(*read_audio(root / file), rate, spec.seconds), table["file"])
+        progress = tqdm(clips, desc=f"{spec.title} at {rate} Hz", total=len(table), unit="clip")
+        frames = _write_end_to_end(making / "clips.npy", progress)
         offsets = np.cumsum([0, *frames[:-1]])
         table = table.assign(offset=offsets, frames=frames)[list(COLUMNS)]
         table.to_csv(making / "clips.csv", index=False)
@@ -259,6 +270,18 @@ def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, about: d
         (making / "dataset.json").write_text(json.dumps(about, indent=4))
         if not _is_ready(folder, about["subset"], about["source"]["sha256"]):  # another process may have been faster
             _take_place(making, folder)
+
+
+def _map_ahead(function: Callable, items: Iterable, ahead: int = 64) -> Iterator:
+    """`map` on every core (decoding and resampling leave Python's lock), at most `ahead` results before the caller."""
+    pending = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _write_end_to_end(path: Path, clips: Iterator[np.ndarray]) -> list[int]:
@@ -292,10 +315,10 @@ def _take_place(making: Path, folder: Path) -> None:
 def _explain_unwritable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise OSError(
-            error.errno, f"{folder} cannot be written ({error.strerror}): make room there, or choose another data_dir"
-        ) from error
+    except (OSError, soundfile.LibsndfileError) as error:  # the latter from writing the synthetic set
+        number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or error
+        advice = "make room there, or choose another data_dir"
+        raise OSError(number, f"{folder} cannot be written ({reason}): {advice}") from error
 
 
 def _describe(spec: Dataset, sample_rate: int, subset: bool, source: dict) -> dict:

@@ -203,6 +203,10 @@ def without_key(key):
     return damage
 
 
+def with_another_number_of_clips(path):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "clips": 49}))
+
+
 def without_last_line(path):
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
 
@@ -228,6 +232,7 @@ DAMAGE = [
     ("clips.csv", lambda path: path.write_text('file,fold\n"no end')),
     ("clips.csv", without_last_line),
     *(("clips.csv", without_column(name)) for name in ("file", "fold", "target", "category", "offset", "frames")),
+    ("dataset.json", with_another_number_of_clips),
     ("dataset.json", shortened(0)),
     ("dataset.json", shortened(100)),
     ("dataset.json", lambda path: path.write_bytes(b"\xff\xfe\x00\x01")),

@@ -154,9 +154,13 @@ def test_esc10_is_ten_classes_of_the_table_of_esc50(tmp_path):
 
 
 def test_urbansound8k_files_lie_in_a_folder_for_each_fold(tmp_path):
-    write_rows(tmp_path / "metadata/UrbanSound8K.csv", URBANSOUND8K_COLUMNS, [BARK])
+    horn = ["1000-1-0-0.wav", 1000, 0.0, 4.0, 1, 10, 1, "car_horn"]
+    write_rows(tmp_path / "metadata/UrbanSound8K.csv", URBANSOUND8K_COLUMNS, [horn, BARK])
     table = read_table(get_dataset("urbansound8k"), tmp_path)
-    assert table.values.tolist() == [["audio/fold5/7383-3-0-0.wav", 5, 3, "dog_bark", 7383]]
+    assert table.values.tolist() == [
+        ["audio/fold5/7383-3-0-0.wav", 5, 3, "dog_bark", 7383],
+        ["audio/fold10/1000-1-0-0.wav", 10, 1, "car_horn", 1000],
+    ]
 
 
 def test_file_names_with_spaces_and_other_letters(tmp_path):

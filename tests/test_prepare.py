@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from disk import largest_file
 from sound_files import (
     ESC10_ORDER,
     ESC50_NAMES,
@@ -371,8 +372,9 @@ def test_another_source_replaces(tmp_path):
 def test_one_changed_sample_is_another_source(tmp_path):
     sounds = small_noises()
     prepare_subset(sounds, tmp_path)
-    sounds["1-101-A-10.wav"][7] ^= 1
-    assert np.array_equal(prepare_subset(sounds, tmp_path)["1-101-A-10.wav"], sounds["1-101-A-10.wav"])
+    for name in sounds:
+        sounds[name][7] ^= 1
+        assert np.array_equal(prepare_subset(sounds, tmp_path)[name], sounds[name])
 
 
 def test_failed_replacement_keeps_what_was_there(tmp_path, esc10):
@@ -602,19 +604,7 @@ def test_disk_that_is_full_when_all_is_written(tmp_path, esc10, monkeypatch):
     prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
 
 
-@pytest.fixture
-def small_files():
-    """No file may grow over 64 KiB: the next byte is an error of the system, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_disk_that_fills_up_while_clips_are_written(tmp_path, small_files, monkeypatch):
+def test_disk_that_fills_up_while_clips_are_written(tmp_path, monkeypatch):
     made, original = [], module.to_int16
 
     def slow(waveform, *arguments):
@@ -624,11 +614,31 @@ def test_disk_that_fills_up_while_clips_are_written(tmp_path, small_files, monke
 
     monkeypatch.setattr(module, "to_int16", slow)
     root = write_esc(tmp_path / "source", esc_noises(frames=4000, targets=ESC10_ORDER * 6))  # 300 files of 8 kB
-    with pytest.raises(OSError, match=r"esc10-8000 cannot be written .*make room.*data_dir") as error:
+    with (
+        largest_file(1 << 16),
+        pytest.raises(OSError, match=r"esc10-8000 cannot be written .*make room.*data_dir") as e,
+    ):
         prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
-    assert error.value.errno == errno.EFBIG
+    assert e.value.errno == errno.EFBIG
     assert names_in(tmp_path / "data") == []
-    assert len(made) < 150  # of 300: what cannot be stored any more is not decoded either
+    before = 0
+    while before < len(made):  # as long as threads are at work
+        before = len(made)
+        time.sleep(0.1)
+    assert before < 150  # of 300: what cannot be stored is not decoded either, and never are all clips in memory
+
+
+def test_disk_that_fills_up_while_an_archive_is_unpacked(tmp_path):
+    archive = pack(write_esc(tmp_path / "source", {"1-1-A-0.wav": noise(40_000)}), tmp_path / "set.zip")
+    with largest_file(1 << 16), pytest.raises(OSError, match="data cannot be written .*make room.*data_dir"):
+        prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+    assert names_in(tmp_path / "data") == []
+
+
+def test_disk_that_fills_up_while_the_synthetic_set_is_made(tmp_path):
+    with largest_file(1 << 16), pytest.raises(OSError, match="cannot be written .*make room.*data_dir"):
+        prepare("synthetic", 8000, data_dir=tmp_path / "data")
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, MemoryError])

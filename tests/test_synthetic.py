@@ -6,11 +6,12 @@ import hashlib
 import numpy as np
 import pytest
 import soundfile
-from esc_lib import synthetic
-from esc_lib.synthetic import LENGTH, SAMPLE_RATE, SECONDS, SOUNDS, TARGETS, make_synthetic
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from esc_lib import synthetic
+from esc_lib.synthetic import LENGTH, SAMPLE_RATE, SECONDS, SOUNDS, TARGETS, make_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def clips(root, rows):
     return [soundfile.read(root / "audio" / row["filename"], dtype="int16")[0] for row in rows]
 
 
-def some(name, count=6):
+def some(name, count=5):
     """A few clips of one class, without the digital silence, (count, n) of them."""
     clips = (SOUNDS[name](np.random.default_rng((9, i))) for i in range(count))
     return [np.trim_zeros(x) for x in clips]
@@ -68,6 +69,11 @@ def unsteadiness(x):
     """Standard deviation over mean of the level in frames of 0.1 s."""
     e = envelope(x, 10)
     return e.std() / e.mean()
+
+
+def quiet_share(x):
+    """Level of the middle 2 ms frame over the level of the whole: small where the energy is in a few moments."""
+    return np.median(envelope(x, 500)) / np.sqrt(np.mean(x**2))
 
 
 def kurtosis(x):
@@ -110,10 +116,9 @@ def test_every_file_is_five_seconds_of_16_bit_mono(root, rows):
 
 def test_levels_spread_without_clipping(clips):
     peaks = np.array([np.abs(x.astype(int)).max() for x in clips])
-    assert peaks.max() < 30_000  # full scale is 32,767
-    assert peaks.min() > 2_500
-    db = 20 * np.log10(peaks / 32768)
-    assert np.ptp(db) > 15 and db.std() > 4
+    assert 9_000 < peaks.min() < 12_000 and 28_000 < peaks.max() < 30_000  # -10 and -1 dB of full scale, 32,767
+    at_peak = [np.sum(np.abs(x.astype(int)) == peak) for x, peak in zip(clips, peaks, strict=True)]
+    assert max(at_peak) <= 3  # a plateau would be many samples long
 
 
 def test_short_sounds_end_and_some_clips_begin_in_digital_silence(clips, rows):
@@ -130,7 +135,7 @@ def hashes(root):
 def test_the_seed_alone_decides_the_bytes(root, tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "FOLDS", 1)
     assert make_synthetic(tmp_path / "once", clips_per_class=2) == tmp_path / "once"
-    once, again, other = (hashes(make_synthetic(tmp_path / name, seed, 1)) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    once, again, other = (hashes(make_synthetic(tmp_path / f"{i}", seed, 1)) for i, seed in enumerate((0, 0, 1)))
     table = max(once)
     assert len(once) == 11 and once == again
     assert table.name == "esc50.csv" and once.keys() == other.keys()
@@ -162,16 +167,18 @@ def test_the_baby_is_harmonic_and_the_rain_is_not():
 
 def test_rain_is_steady_waves_swell_and_fire_crackles():
     rain, waves, fire = some("rain"), some("sea_waves"), some("crackling_fire")
-    assert max(map(unsteadiness, rain)) < 0.2 < 0.35 < min(map(unsteadiness, waves))
-    assert max(map(kurtosis, rain + waves)) < 15 < min(map(kurtosis, fire))
+    assert max(map(unsteadiness, rain)) < 0.3 < 0.5 < min(map(unsteadiness, waves))
+    assert max(map(kurtosis, waves)) < 15 < np.median([*map(kurtosis, fire)])
+    assert np.median([*map(quiet_share, fire)]) < 0.55 < min(map(quiet_share, rain))
 
 
 def test_the_rooster_crows_three_short_and_one_long():
     for x in some("rooster"):
-        e = envelope(x, 100)
-        loud = np.flatnonzero(np.diff((e > 0.15 * e.max()).astype(int), prepend=0, append=0))
-        lengths = loud[1::2] - loud[::2]
-        assert len(lengths) <= 6 and lengths[-1] == lengths.max()
+        e = np.convolve(envelope(x, 100), np.full(3, 1 / 3), "same")
+        turns = np.flatnonzero(np.diff((e > 0.1 * e.max()).astype(int), prepend=0, append=0))
+        lengths = turns[1::2] - turns[::2]
+        assert lengths[-1] > 60 and lengths[-1] == lengths.max()  # the last, in 10 ms
+        assert 1 <= np.sum(lengths[:-1] > 5) <= 3  # a short gap may be lost in the ringing
 
 
 def test_the_average_spectrum_alone_does_not_give_the_class_away(clips, rows):

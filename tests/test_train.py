@@ -174,6 +174,24 @@ def test_each_training_clip_is_shown_once_an_epoch_and_no_test_clip_ever(numbere
     assert Counter(sum(tested, [])) == dict.fromkeys(range(7, 11), 3 * 3)
 
 
+def test_the_seed_decides_the_order_and_the_crops(numbered_data, tmp_path, monkeypatch):
+    shown = []
+
+    def look(self, x):
+        if self.training:
+            shown[-1].append((numbers_in(x), x.count_nonzero(dim=(1, 2)).tolist()))
+        return self.bias.expand(len(x), -1)
+
+    register(monkeypatch, network(look))
+    for seed in (0, 0, 1):
+        shown.append([])
+        train(config(seed=seed, eval_every=2), numbered_data, tmp_path / "runs", "cpu")
+    first, again, other = shown
+    assert first == again
+    assert [order for order, _ in first] != [order for order, _ in other]
+    assert sorted(n for _, held in first for n in held) != sorted(n for _, held in other for n in held)
+
+
 def test_crops_are_new_in_every_epoch(tmp_path, monkeypatch):
     ramp = np.arange(1, 201).astype(np.int16)
     write_set(tmp_path, [(1, 0, ramp), (2, 1, ramp), (3, 0, ramp)])
@@ -470,6 +488,14 @@ def test_a_device_that_is_not_there_is_refused(tone_data, tmp_path, monkeypatch,
 def test_a_device_that_cannot_compute_here_is_refused(device):
     with pytest.raises(ValueError, match=f"device '{device}'"):
         pick_device(device)
+
+
+def test_of_two_gpus_the_third_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(pick_device(name)) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    with pytest.raises(ValueError, match="'cuda:2'.*2 GPU"):
+        pick_device("cuda:2")
 
 
 def test_auto_is_the_gpu_if_there_is_one():
