@@ -210,7 +210,7 @@ def _check_rows(dataset: Dataset, table: pd.DataFrame, path: Path) -> None:
 def data_folder(data_dir: str | Path | None = None) -> Path:
     """Where data lies: `data_dir`, else the environment's `ESC_DATA`, else the repository's `data/`, in that order.
 
-    The working directory plays no part, so that notebooks, papermill and scripts share one place.
+    The default does not depend on the working directory, so that notebooks, papermill and scripts share one place.
     """
     return Path(data_dir or os.environ.get("ESC_DATA") or Path(__file__).parents[1] / "data").expanduser().resolve()
 

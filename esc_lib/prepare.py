@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import re
-import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,19 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
-import soxr
 from tqdm import tqdm
 
 from esc_lib.archives import extract
+from esc_lib.audio import read_audio, to_int16
 from esc_lib.clips import COLUMNS, read_about
 from esc_lib.datasets import Dataset, find_root, get_dataset, prepared_folder, read_table
-from esc_lib.download import DownloadError, download, file_hash
-from esc_lib.synthetic import make_synthetic
-
-ESC50_TABLE_SHA256 = "ca660da60191a97de289983a05821c9382d852a38a2ba8428980816b68cf6246"
-ESC50_WAV_BYTES = 441_044
-ESC50_MD5_INDEX = "https://zenodo.org/records/11176809/files/esc50_index_2.0.json"
-URBANSOUND8K_MIRROR = "https://s3.amazonaws.com/pytorch-tutorial-assets/UrbanSound8K.tar.gz"
+from esc_lib.download import file_hash
+from esc_lib.official import explain_unwritable, official_recordings
 
 
 def prepare(
@@ -67,7 +60,7 @@ def prepare(
         raise FileNotFoundError(f"source {source} does not exist (seen from {Path.cwd()}): pass a folder or an archive")
     if source is None and _is_ready(folder, subset):
         return folder
-    with _explain_unwritable(folder.parent):
+    with explain_unwritable(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with _open_source(spec, source, folder.parent) as (name, opened):
         root = find_root(spec, opened)
@@ -88,80 +81,16 @@ def prepare(
 def _open_source(spec: Dataset, source: str | Path | None, data: Path) -> Iterator[tuple[str, Path]]:
     """The source's name (no machine's path) and a folder with its recordings, for as long as the block lasts."""
     if source is None:
-        yield "official", _official_recordings(spec, data / "sources" / spec.name, data / "downloads")
+        yield "official", official_recordings(spec, data / "sources" / spec.name, data / "downloads")
         return
     source = Path(source).expanduser().resolve()
     if source.is_dir():
         yield source.name, source
         return
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=data) as folder:
-        with _explain_unwritable(data):
+        with explain_unwritable(data):
             unpacked = extract(source, Path(folder) / "set")
         yield source.name, unpacked
-
-
-def _official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
-    """Makes or fetches the set into `folder`, if it is not there already, and returns it."""
-    if spec.name == "esc10":
-        return _fetch_esc10(spec, folder)
-    if folder.is_dir():
-        return folder
-    if spec.name == "synthetic":
-        try:
-            with _explain_unwritable(folder):
-                return make_synthetic(folder)
-        except OSError:
-            if not folder.is_dir():  # no other process was faster
-                raise
-            return folder
-    if spec.name == "esc50":
-        return _fetch_esc50(spec, folder, downloads)
-    archive = downloads / "UrbanSound8K.tar.gz"
-    try:
-        download(spec.url, archive, md5=spec.md5, size=spec.size)
-    except DownloadError:
-        download(URBANSOUND8K_MIRROR, archive, md5=spec.md5, size=spec.size)
-    with _explain_unwritable(folder):
-        return extract(archive, folder)
-
-
-def _fetch_esc50(spec: Dataset, folder: Path, downloads: Path) -> Path:
-    archive = download(spec.url, downloads / "ESC-50.zip")
-    as_recorded = file_hash(archive) == spec.sha256
-    with _explain_unwritable(folder):
-        extract(archive, folder)
-    if not as_recorded:  # the host does not promise an archive's bytes for ever: then its contents must be right
-        try:
-            _check_esc50_contents(find_root(spec, folder), archive)
-        except (OSError, ValueError):
-            shutil.rmtree(folder)
-            raise
-    return folder
-
-
-def _check_esc50_contents(root: Path, archive: Path) -> None:
-    hint = f"delete {archive} and prepare again, or fetch the set by hand and pass it as source"
-    found = file_hash(root / "meta/esc50.csv")
-    if found != ESC50_TABLE_SHA256:
-        raise ValueError(
-            f"meta/esc50.csv in the downloaded ESC-50 has SHA-256 {found}, expected {ESC50_TABLE_SHA256}; {hint}"
-        )
-    wrong = [path.name for path in sorted((root / "audio").glob("*.wav")) if path.stat().st_size != ESC50_WAV_BYTES]
-    if wrong:
-        raise ValueError(
-            f"{len(wrong)} wav(s) of the downloaded ESC-50 are not of {ESC50_WAV_BYTES} bytes: {wrong[:5]}; {hint}"
-        )
-
-
-def _fetch_esc10(spec: Dataset, folder: Path) -> Path:
-    """ESC-10's own 400 files, each checked against its published MD5; those that are there are not fetched again."""
-    download(spec.url + spec.table, folder / spec.table, sha256=ESC50_TABLE_SHA256)
-    index = download(ESC50_MD5_INDEX, folder / "esc50_index_2.0.json")
-    clips = json.loads(index.read_text())["clips"]
-    for file in tqdm(read_table(spec, folder)["file"], desc="ESC-10", unit="file"):
-        _, md5 = clips[Path(file).stem]["audio"]
-        download(spec.url + file, folder / file, md5=md5, size=ESC50_WAV_BYTES)
-    return folder
 
 
 # Checks ----------------------------------------------------------------------------------------------------------
@@ -211,51 +140,14 @@ def _hash_recordings(spec: Dataset, table: pd.DataFrame, root: Path) -> str:
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-# Decoding and packing --------------------------------------------------------------------------------------------
-
-
-def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
-    """Decodes a recording (anything libsndfile reads) and averages its channels.
-
-    Returns:
-        waveform `(frames,)` float32, full scale at 1.0, and its sampling rate in Hz.
-
-    Raises:
-        ValueError: empty, truncated or not audio.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            channels = file.read(dtype="float32", always_2d=True)
-            log, rate = file.extra_info, file.samplerate
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path} cannot be decoded ({error.error_string}): not audio, or damaged; {_AGAIN}") from error
-    # libsndfile reads what is left of a truncated file and says so in its log alone.
-    cut = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    if cut or any(sign in log for sign in _CUT_OGG):
-        detail = f": {cut[2]} of {cut[1]} bytes of audio are there" if cut else ""
-        raise ValueError(f"{path} is truncated{detail}; {_AGAIN}")
-    if len(channels) == 0:
-        raise ValueError(f"{path} holds no samples; {_AGAIN}")
-    return channels.mean(axis=1), rate
-
-
-_AGAIN = "fetch it again"
-# What the log says of an ogg cut inside a page, between two pages, and inside its last one.
-_CUT_OGG = ("without an End-Of-Stream", "Last page lacks an end-of-stream", "Junk after the last page")
-
-
-def to_int16(waveform: np.ndarray, rate: int, sample_rate: int, seconds: float) -> np.ndarray:
-    """Resamples a waveform `(frames,)` from `rate` to `sample_rate` Hz, cuts it at `seconds`, rounds it to int16."""
-    resampled = soxr.resample(waveform, rate, sample_rate)
-    cut = resampled[: round(seconds * sample_rate)]
-    return np.clip(np.rint(cut * 32768), -32768, 32767).astype(np.int16)
+# Packing --------------------------------------------------------------------------------------------
 
 
 def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, about: dict) -> None:
     """Writes the prepared folder beside its place and moves it there when it is complete."""
     rate = about["sample_rate"]
     with (
-        _explain_unwritable(folder),
+        explain_unwritable(folder),
         tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary,
     ):
         making = Path(temporary) / folder.name
@@ -309,16 +201,6 @@ def _take_place(making: Path, folder: Path) -> None:
     except OSError:  # a folder that is not empty is never replaced
         os.replace(folder, making.with_name("old"))
         os.replace(making, folder)
-
-
-@contextmanager
-def _explain_unwritable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, soundfile.LibsndfileError) as error:  # the latter from writing the synthetic set
-        number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or error
-        advice = "make room there, or choose another data_dir"
-        raise OSError(number, f"{folder} cannot be written ({reason}): {advice}") from error
 
 
 def _describe(spec: Dataset, sample_rate: int, subset: bool, source: dict) -> dict:

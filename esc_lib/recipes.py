@@ -173,9 +173,7 @@ def _check_folds(config: TrainConfig) -> None:
             )
     both = sorted(set(config.train_folds) & set(config.eval_folds))
     if both:
-        raise ValueError(
-            f"fold(s) {both} stand in train_folds and in eval_folds: no test on what was learned from"
-        )
+        raise ValueError(f"fold(s) {both} stand in train_folds and in eval_folds: no test on what was learned from")
 
 
 def _check_number(config: TrainConfig, name: str, kind: type | tuple, low: int, high: int) -> None:

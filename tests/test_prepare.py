@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from disk import largest_file
 from sound_files import (
@@ -36,6 +37,7 @@ from sound_files import (
 )
 
 from esc_lib import load_clips, prepare
+from esc_lib.audio import read_audio
 from esc_lib.augment import even_crops, random_crops, trim_silence
 from esc_lib.datasets import DATASETS, get_dataset
 from esc_lib.download import DownloadError
@@ -327,7 +329,7 @@ def refuse_to_download(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("nothing is to be fetched")
 
-    monkeypatch.setattr(module, "download", fail)
+    monkeypatch.setattr("esc_lib.official.download", fail)
 
 
 def test_again_does_nothing(tmp_path, esc10, monkeypatch):
@@ -604,6 +606,14 @@ def test_disk_that_is_full_when_all_is_written(tmp_path, esc10, monkeypatch):
     prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
 
 
+def test_samples_that_are_not_numbers(tmp_path):
+    waveform = np.zeros(4000, dtype=np.float32)
+    waveform[100] = np.nan
+    soundfile.write(tmp_path / "broken.wav", waveform, 8000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"broken\.wav.*not numbers"):
+        read_audio(tmp_path / "broken.wav")
+
+
 def test_disk_that_fills_up_while_clips_are_written(tmp_path, monkeypatch):
     made, original = [], module.to_int16
 
@@ -807,9 +817,9 @@ def official_esc10(server, monkeypatch, small_esc10):
     wavs = sorted((root / "audio").iterdir())
     index = {"clips": {path.stem: {"audio": [f"audio/{path.name}", md5(path)]} for path in wavs}}
     (server.root / "index.json").write_text(json.dumps(index))
-    monkeypatch.setattr(module, "ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
-    monkeypatch.setattr(module, "ESC50_WAV_BYTES", wavs[0].stat().st_size)
-    monkeypatch.setattr(module, "ESC50_MD5_INDEX", server.url + "index.json")
+    monkeypatch.setattr("esc_lib.official.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
+    monkeypatch.setattr("esc_lib.official.ESC50_WAV_BYTES", wavs[0].stat().st_size)
+    monkeypatch.setattr("esc_lib.official.ESC50_MD5_INDEX", server.url + "index.json")
     monkeypatch.setitem(DATASETS, "esc10", replace(small_esc10, url=server.url + "raw/"))
     return root
 
@@ -853,7 +863,7 @@ def official_esc50(tmp_path, server, monkeypatch):
     small = replace(get_dataset("esc50"), classes=("dog", "rain"), fold_sizes={1: 2, 2: 2})
     small = replace(small, url=server.url + "archive.zip", size=None, sha256=sha256(archive))
     monkeypatch.setitem(DATASETS, "esc50", small)
-    monkeypatch.setattr(module, "ESC50_TABLE_SHA256", "0" * 64)  # unless the archive's own hash is right
+    monkeypatch.setattr("esc_lib.official.ESC50_TABLE_SHA256", "0" * 64)  # unless the archive's own hash is right
     return archive
 
 
@@ -866,8 +876,8 @@ def test_official_esc50(tmp_path, server, official_esc50):
 
 def test_official_esc50_packed_anew_is_known_by_its_contents(tmp_path, server, official_esc50, monkeypatch):
     root = tmp_path / "esc50"
-    monkeypatch.setattr(module, "ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
-    monkeypatch.setattr(module, "ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
+    monkeypatch.setattr("esc_lib.official.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
+    monkeypatch.setattr("esc_lib.official.ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
     pack(root, official_esc50, "ESC-50-of-another-name")
     assert len(read_prepared(prepare("esc50", 8000, data_dir=tmp_path / "data"))) == 4
 
@@ -875,8 +885,8 @@ def test_official_esc50_packed_anew_is_known_by_its_contents(tmp_path, server, o
 @pytest.mark.parametrize("wrong", ["meta/esc50.csv", "audio/2-100-A-0.wav"])
 def test_official_esc50_of_other_contents(tmp_path, server, official_esc50, monkeypatch, wrong):
     root, right = tmp_path / "esc50", official_esc50.read_bytes()
-    monkeypatch.setattr(module, "ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
-    monkeypatch.setattr(module, "ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
+    monkeypatch.setattr("esc_lib.official.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
+    monkeypatch.setattr("esc_lib.official.ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
     with open(root / wrong, "ab") as file:
         file.write(b"\n")
     pack(root, official_esc50)
@@ -899,7 +909,7 @@ def official_urbansound8k(tmp_path, server, monkeypatch):
     small = replace(get_dataset("urbansound8k"), classes=("air_conditioner", "car_horn"), fold_sizes={1: 1, 2: 1})
     small = replace(small, url=server.url + "gone.tar.gz", size=archive.stat().st_size, md5=md5(archive))
     monkeypatch.setitem(DATASETS, "urbansound8k", small)
-    monkeypatch.setattr(module, "URBANSOUND8K_MIRROR", server.url + "mirror.tar.gz")
+    monkeypatch.setattr("esc_lib.official.URBANSOUND8K_MIRROR", server.url + "mirror.tar.gz")
     return archive
 
 
