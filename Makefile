@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lab
+.PHONY: train test lab notebooks
 
 train: .venv/installed
 	mkdir -p runs
-	$(BIN)/papermill --no-log-output notebooks/03_train_envnet.ipynb runs/03_train_envnet.ipynb
+	$(BIN)/papermill --no-progress-bar --stdout-file - --stderr-file - notebooks/03_train_envnet.ipynb runs/03_train_envnet.ipynb
 
 test: .venv/installed
 	$(BIN)/python -m pytest --nbval
@@ -20,3 +20,8 @@ lab: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --editable .
 	touch $@
+
+# Runs every notebook in its own order and keeps what it printed: this is what is committed.
+notebooks: .venv/installed
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams \
+		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb

@@ -1,5 +1,7 @@
 """On which device to compute."""
 
+import re
+
 import torch
 
 
@@ -11,10 +13,9 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r} is unknown to PyTorch: use auto, cpu, cuda or cuda:1") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device {name!r} is not known here: use auto, cpu, cuda or cuda:1")
+    device = torch.device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ValueError(
             f"device {name!r} is not there: PyTorch sees {torch.cuda.device_count()} GPU(s); use auto or cpu"

@@ -94,4 +94,5 @@ def player(waveform: np.ndarray, sample_rate: int, seconds: float = 1.5) -> Audi
     waveform = np.asarray(waveform)
     energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=float))])
     start = int(np.argmax(energy[length:] - energy[: len(energy) - length]))
-    return Audio(waveform[start : start + length], rate=sample_rate)
+    # A quiet sound is made louder, which cannot be done with silence.
+    return Audio(waveform[start : start + length], rate=sample_rate, normalize=bool(waveform.any()))

@@ -59,7 +59,10 @@ class TrainConfig:
 
     def __post_init__(self):
         for name in ("train_folds", "eval_folds", "schedule"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON and papermill have only lists
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)):
+                raise ValueError(f"{name} is {value!r}: expected a list")
+            object.__setattr__(self, name, tuple(value))  # JSON and papermill have only lists
         _check(self)
 
     def learning_rate_at(self, epoch: int) -> float:
@@ -68,7 +71,8 @@ class TrainConfig:
         >>> [recipe("envnet", "esc10", epochs=8).learning_rate_at(e) for e in (1, 4, 5, 7)]
         [0.01, 0.01, 0.001, 0.0001]
         """
-        steps = sum(epoch > fraction * self.epochs for fraction in self.schedule)
+        # Rounded, because 0.29 * 100 is a little less than 29 in floating point.
+        steps = sum(epoch > round(fraction * self.epochs, 6) for fraction in self.schedule)
         return float(f"{self.learning_rate * self.lr_gamma**steps:.12g}")  # 0.001, not 0.0010000000000000002
 
     def to_dict(self) -> dict:
@@ -112,13 +116,14 @@ def recipe(architecture: str, dataset: str, **changes) -> TrainConfig:
     """
     network, spec = get_architecture(architecture), get_dataset(dataset)
     refuse_unknown_keys(changes)
-    eval_folds = tuple(changes.get("eval_folds", spec.folds[-1:]))
+    eval_folds = changes.get("eval_folds", spec.folds[-1:])
+    held_out = eval_folds if isinstance(eval_folds, (list, tuple)) else ()  # TrainConfig refuses anything else
     config = TrainConfig(
         architecture=architecture,
         dataset=dataset,
         sample_rate=network.SAMPLE_RATE,
         crop_samples=network.INPUT_SAMPLES,
-        train_folds=tuple(fold for fold in spec.folds if fold not in eval_folds),
+        train_folds=tuple(fold for fold in spec.folds if fold not in held_out),
         eval_folds=eval_folds,
         epochs=_ENVNET_EPOCHS[dataset],
         batch_size=16 if dataset == "synthetic" else 64,

@@ -12,9 +12,9 @@ The last epoch is the result of a run. The checkpoint that did best on the evalu
 "best": its accuracy is chosen by looking at the test clips, so it is too high to report.
 """
 
+import io
 import json
 import os
-import pickle
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -87,7 +87,7 @@ class Run:
         try:
             # weights_only: a checkpoint from elsewhere must not be able to execute code.
             model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, OSError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # the unpickler trips over a damaged file in many ways
             raise ValueError(f"{file} is not a checkpoint of {self.config.architecture}: {error}") from error
         return model.eval()
 
@@ -109,7 +109,7 @@ class Run:
         name = f"epoch-{epoch:04d}"
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         self._file(name).parent.mkdir(exist_ok=True)
-        write_whole(self._file(name), lambda file: torch.save(state, file))
+        write_whole(self._file(name), lambda file: file.write(_saved(state)))
         entries = [*self.checkpoints.values(), {"name": name, "epoch": epoch, "eval_acc": eval_acc}]
         entries.sort(key=lambda entry: (-entry["eval_acc"], entry["epoch"]))
         kept = [entry for i, entry in enumerate(entries) if i < self.config.keep_n or entry["epoch"] == epoch]
@@ -193,9 +193,18 @@ def write_whole(path: Path, write: Callable) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise OSError(error.errno, f"{path} cannot be written ({error.strerror}): make room there") from error
+        raise OSError(
+            error.errno, f"{path} cannot be written ({error.strerror}): is there space, and may you write there?"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _saved(state: dict) -> memoryview:
+    """What torch.save would write; straight into a file it would hide that the disk is full."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -205,6 +214,9 @@ def write_json(path: Path, value: dict) -> None:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or train again") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {value!r}, not names and values: restore it, or train again")
+    return value

@@ -54,8 +54,9 @@ def train(
     run = new_run(config, save_dir)
     try:
         _train_epochs(run, model, train_clips, eval_clips)
-    finally:
+    except (KeyboardInterrupt, TrainingStopped):
         run.save_curves()
+        raise
     return run
 
 
@@ -87,9 +88,9 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
             _refuse_no_number(loss, f"the loss of epoch {epoch}", run)
             run.history["loss"][epoch], run.history["acc"][epoch] = loss, acc
             run.history["lr"][epoch] = config.learning_rate_at(epoch)
+            run.save_history()
             if epoch % config.eval_every == 0 or epoch == config.epochs:
                 _test(run, model, epoch, eval_clips)
-            run.save_history()
             progress.set_postfix_str(_summary(run, epoch))
 
 
@@ -128,6 +129,8 @@ def _test(run: Run, model: nn.Module, epoch: int, clips: Clips) -> None:
     acc = float((probabilities.argmax(dim=1) == targets).double().mean())
     run.history["eval_loss"][epoch], run.history["eval_acc"][epoch] = loss, acc
     run.save_checkpoint(model, epoch, acc)
+    run.save_history()
+    run.save_curves()
 
 
 def _refuse_no_number(loss: float, what: str, run: Run) -> None:

@@ -131,14 +131,14 @@ def test_the_best_and_the_last_are_kept_best_first(tmp_path, accuracies, keep_n,
 
 
 def test_last_best_and_names(tmp_path):
-    run = filled(tmp_path, [0.2, 0.9, 0.4, 0.3], keep_n=2)
+    run = filled(tmp_path, [0.2, 0.9, 0.4, 0.6], keep_n=3)
     assert run.checkpoint()["epoch"] == run.checkpoint("last")["epoch"] == 4
     assert run.checkpoint("best") == {"name": "epoch-0002", "epoch": 2, "eval_acc": 0.9}
     assert run.checkpoint("epoch-0003")["epoch"] == 3
     for which, seed in [("last", 4), ("best", 2), ("epoch-0003", 3)]:
         assert torch.equal(load_run(run.path).model(which).fc.weight, net(seed).fc.weight), which
     for look in (run.checkpoint, run.model):
-        with pytest.raises(ValueError, match="'epoch-0001'.*last, best, epoch-0002, epoch-0003, epoch-0004"):
+        with pytest.raises(ValueError, match="'epoch-0001'.*last, best, epoch-0002, epoch-0004, epoch-0003"):
             look("epoch-0001")
 
 
