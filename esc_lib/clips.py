@@ -95,7 +95,7 @@ def load_clips(
     Args:
         dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
         sample_rate: Hz that it was prepared at.
-        folds: the official folds wanted; None stands for all of them.
+        folds: the official folds wanted; None stands for all of them, also those that a subset lacks: an error then.
         data_dir: where data lies, if not in `ESC_DATA` or the repository's `data/`.
         device: where the tensors shall be.
 

@@ -19,7 +19,7 @@ def class_probabilities(model: nn.Module, clips: Clips, crop_samples: int, n_cro
     al., ICLR 2018.
 
     Args:
-        model: network; it is put in eval mode and left as it was found.
+        model: network; it is put in eval mode, and back into the mode it was in.
         clips: on the network's device.
         crop_samples: length of the network's input, in samples.
         n_crops: crops per clip.

@@ -161,8 +161,9 @@ def load_run(path: str | Path) -> Run:
     path = Path(path).expanduser().resolve()
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is not a run directory: expected a config.json in it")
+    settings = _read_json(path / "config.json")
     try:
-        config = TrainConfig.from_dict(_read_json(path / "config.json"))
+        config = TrainConfig.from_dict(settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path / 'config.json'}: {error}") from error
     history = {kind: {int(e): v for e, v in of.items()} for kind, of in _read_json(path / "history.json").items()}

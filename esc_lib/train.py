@@ -1,6 +1,7 @@
 """Training: clips in, a run directory out."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -55,7 +56,8 @@ def train(
     try:
         _train_epochs(run, model, train_clips, eval_clips)
     except (KeyboardInterrupt, TrainingStopped):
-        run.save_curves()
+        with suppress(OSError):  # why it stopped is the news
+            run.save_curves()
         raise
     return run
 

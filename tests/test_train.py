@@ -221,7 +221,7 @@ def test_silence_is_trimmed_if_the_settings_say_so(tmp_path, monkeypatch, trim):
         return self.bias.expand(len(x), -1)
 
     register(monkeypatch, network(look))
-    train(config(train_folds=[1], epochs=40, eval_every=40, trim_silence=trim), tmp_path, tmp_path / "runs", "cpu")
+    train(config(train_folds=[1], epochs=20, eval_every=20, trim_silence=trim), tmp_path, tmp_path / "runs", "cpu")
     assert max(held) == 50
     assert (min(held) == 50) is trim
 
