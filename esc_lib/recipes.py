@@ -175,7 +175,7 @@ def _check_folds(config: TrainConfig) -> None:
         wrong = [fold for fold in chosen if type(fold) is not int or fold not in folds or chosen.count(fold) > 1]
         if wrong or not chosen:
             raise ValueError(
-                f"{name} is {list(chosen)}: {config.dataset} has the folds {list(folds)}, each may stand here once, at least one must"
+                f"{name} is {list(chosen)}: expected at least one of {config.dataset}'s folds {list(folds)}, each once"
             )
     both = sorted(set(config.train_folds) & set(config.eval_folds))
     if both:
