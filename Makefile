@@ -21,7 +21,7 @@ lab: .venv/installed
 	$(BIN)/python -m pip install --editable .
 	touch $@
 
-# Runs every notebook in its own order and keeps what it printed: this is what is committed.
+# Runs every notebook in its own order and keeps what it printed (of progress bars the last state): what is committed.
 notebooks: .venv/installed
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams \
-		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb

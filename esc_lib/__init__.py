@@ -2,7 +2,8 @@
 
 Sound flows one way: datasets (what each set is) -> download and synthetic -> prepare -> clips (one tensor) ->
 augment -> models -> train -> runs -> evaluate -> plots, with recipes (the papers' settings) beside the models. The
-notebooks explain; what they use again and again is here.
+notebooks explain; what they use again and again is here. A module imports only what is needed before it: `train`
+writes its run and draws its curves, so it imports `runs` and `plots`, and neither imports it.
 """
 
 from esc_lib.clips import Clips, load_clips

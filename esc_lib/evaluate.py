@@ -45,7 +45,7 @@ class Evaluation:
         return table.astype({"clips": int}).rename_axis("class")
 
     def worst(self, n: int = 5) -> pd.DataFrame:
-        """The wrong clips that the network was surest about: least probability for the true class first."""
+        """The wrong clips, least probability for the true class first."""
         wrong = self.predictions[self.predictions["true"] != self.predictions["predicted"]]
         given = pd.Series([wrong.at[i, f"p_{true}"] for i, true in wrong["true"].items()], wrong.index, dtype=float)
         columns = ["file", "fold", "true", "predicted"]

@@ -41,6 +41,7 @@ def official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
     try:
         download(spec.url, archive, md5=spec.md5, size=spec.size)
     except DownloadError:
+        archive = downloads / "UrbanSound8K-mirror.tar.gz"  # with a .part of its own: what came before is kept
         download(URBANSOUND8K_MIRROR, archive, md5=spec.md5, size=spec.size)
     with explain_unwritable(folder):
         return extract(archive, folder)
@@ -77,7 +78,10 @@ def _fetch_esc10(spec: Dataset, folder: Path) -> Path:
     """ESC-10's own 400 files, each checked against its published MD5; those that are there are not fetched again."""
     download(spec.url + spec.table, folder / spec.table, sha256=ESC50_TABLE_SHA256)
     index = download(ESC50_MD5_INDEX, folder / "esc50_index_2.0.json")
-    clips = json.loads(index.read_text())["clips"]
+    try:
+        clips = json.loads(index.read_text())["clips"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is not the published index ({error}): delete it and prepare again") from error
     for file in tqdm(read_table(spec, folder)["file"], desc="ESC-10", unit="file"):
         _, md5 = clips[Path(file).stem]["audio"]
         download(spec.url + file, folder / file, md5=md5, size=ESC50_WAV_BYTES)

@@ -186,4 +186,5 @@ def _check_number(config: TrainConfig, name: str, kind: type | tuple, low: int, 
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
         what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{name} is {value!r}: expected {what} from {low} to {high} (in YAML write 1.0e-3, not 1e-3)")
+        hint = " (in YAML write 1.0e-3, not 1e-3)" if isinstance(value, str) else ""
+        raise ValueError(f"{name} is {value!r}: expected {what} from {low} to {high}{hint}")

@@ -129,7 +129,7 @@ def _record(rng, x: np.ndarray, quiet: float = 0.0, end: float = SECONDS) -> np.
 
 
 def dog(rng) -> np.ndarray:
-    """Barks: 3 to 6 of 0.1 to 0.25 s; the pitch jumps up, then falls; a hard start and a quick decay."""
+    """Barks: 3 to 6 of 0.11 to 0.22 s; the pitch jumps up, then falls; a hard start and a quick decay."""
     count, length, gap = rng.integers(3, 7), rng.uniform(0.12, 0.2), rng.uniform(0.26, 0.4)
     starts = rng.uniform(0.05, 0.5) + np.arange(count) * gap * rng.uniform(0.95, 1.1)
     f = _spread(rng, 300, 700)
@@ -151,7 +151,7 @@ def rooster(rng) -> np.ndarray:
 
 
 def crying_baby(rng) -> np.ndarray:
-    """Cries of 0.6 to 1.3 s between breaths: pitch 330 to 600 Hz that arches, with a vibrato of 5 to 9 Hz."""
+    """Cries of 0.6 to 1.3 s between breaths: pitch 250 to 660 Hz that arches, with a vibrato of 5 to 9 Hz."""
     f, start, parts = _spread(rng, 330, 550), rng.uniform(-0.5, 0.3), []
     while start < SECONDS:
         length, top = rng.uniform(0.6, 1.3), f * rng.uniform(1.0, 1.2)

@@ -62,7 +62,9 @@ def train(
     return run
 
 
-def load_split(config: TrainConfig, data_dir: str | Path | None, device: torch.device) -> tuple[Clips, Clips]:
+def load_split(
+    config: TrainConfig, data_dir: str | Path | None = None, device: str | torch.device = "cpu"
+) -> tuple[Clips, Clips]:
     """The clips to learn from and those to test on, trimmed if the settings say so, on the device."""
     clips = load_clips(config.dataset, config.sample_rate, config.train_folds + config.eval_folds, data_dir)
     if config.trim_silence:

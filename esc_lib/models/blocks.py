@@ -27,11 +27,11 @@ def linear(n_in: int, n_out: int) -> nn.Linear:
     return layer
 
 
-def check_waveforms(x: Tensor, at_least: int, name: str) -> None:
-    """Refuses what is not `(batch, 1, samples)` with enough samples, by name.
+def check_waveforms(x: Tensor, samples: int, name: str) -> None:
+    """Refuses what is not `(batch, 1, samples)`, naming the network.
 
     Raises:
         ValueError: the shape does not fit.
     """
-    if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] != at_least:
-        raise ValueError(f"{name} takes waveforms of shape (batch, 1, {at_least}), got {tuple(x.shape)}")
+    if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] != samples:
+        raise ValueError(f"{name} takes waveforms of shape (batch, 1, {samples}), got {tuple(x.shape)}")

@@ -1,4 +1,4 @@
-"""EnvNet, the first network that learned environmental sounds from the raw waveform end to end."""
+"""EnvNet, one of the first networks that learned environmental sounds from the raw waveform end to end."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ class EnvNet(nn.Module):
     """Two convolutions along time learn a spectrogram-like map, two more read it like a picture, three layers decide.
 
     Source: Y. Tokozume, T. Harada, "Learning Environmental Sounds with End-to-End Convolutional Neural Network",
-    ICASSP 2017, in the simplified form of the authors' code for "Learning from Between-class Examples for Deep Sound
-    Recognition", ICLR 2018, where the convolutions' He initialisation and the batch norm come from. How the fully
-    connected layers begin (variance 1 / inputs, zero bias) is our choice.
+    ICASSP 2017, layer by layer as in the authors' code for "Learning from Between-class Examples for Deep Sound
+    Recognition", ICLR 2018. The convolutions begin as in that code (He). How the fully connected layers begin
+    (variance 1 / inputs, zero bias) is not stated there; it is our choice.
 
     Args:
         n_classes: number of outputs.
