@@ -1,10 +1,10 @@
-"""How the notebooks are tested: quietly, without leaving runs behind, and compared by what does not change."""
+"""How tests and notebooks run: on one thread each, leaving no runs behind; of notebooks, what cannot vary is compared."""
 
 import os
 import shutil
 import tempfile
 
-# The kernels inherit these. Two test processes run side by side, so each keeps to one thread.
+# The notebooks' kernels inherit these. Two test processes run side by side, so each keeps to one thread.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["ESC_RUNS"] = tempfile.mkdtemp(prefix="esc-runs-")
 
