@@ -1,4 +1,4 @@
-"""How tests and notebooks run: on one thread each, leaving no runs behind; of notebooks, what cannot vary is compared."""
+"""How tests and notebooks run: on one thread each, no runs left behind; of notebooks, what cannot vary is compared."""
 
 import os
 import shutil
