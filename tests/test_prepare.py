@@ -919,6 +919,14 @@ def test_official_urbansound8k_from_the_mirror(tmp_path, server, official_urbans
     assert server.seen == ["/gone.tar.gz", "/mirror.tar.gz"]
 
 
+def test_the_mirror_does_not_cost_what_came_from_the_official_place(tmp_path, official_urbansound8k):
+    part = tmp_path / "data/downloads/UrbanSound8K.tar.gz.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"gigabytes")
+    prepare("urbansound8k", 8000, data_dir=tmp_path / "data")
+    assert part.read_bytes() == b"gigabytes"
+
+
 def test_official_urbansound8k_that_is_another_on_the_mirror(tmp_path, server, official_urbansound8k):
     content = official_urbansound8k.read_bytes()
     official_urbansound8k.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
