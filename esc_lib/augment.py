@@ -30,7 +30,7 @@ def trim_silence(clips: Clips) -> Clips:
     return replace(clips, offsets=offsets, frames=frames)
 
 
-def cut(clips: Clips, index: Tensor, start: Tensor, length: int) -> Tensor:
+def cut(clips: Clips, index: Tensor, start: Tensor, length: int, scale: Tensor | None = None) -> Tensor:
     """Cuts one crop from each of some clips; outside its clip a crop is zero.
 
     Args:
@@ -38,47 +38,91 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int) -> Tensor:
         index: which clips.
         start: where each crop begins, in samples after its clip's begin; may be negative.
         length: of every crop, in samples.
+        scale: how much longer each clip is made first, by linear interpolation between its samples. Its tones become
+            lower by the same factor. `start` counts samples of the longer clip.
 
     Returns:
         waveforms, full scale at 1.0.
 
     Shape:
-        index, start: `(batch,)` int64 -> `(batch, 1, length)` float32
+        index, start: `(batch,)` int64; scale: `(batch,)` float64 -> `(batch, 1, length)` float32
     """
     position = start[:, None] + torch.arange(length, device=start.device)  # (B, T)
-    inside = (position >= 0) & (position < clips.frames[index, None])
-    place = torch.where(inside, clips.offsets[index, None] + position, 0)
-    return (clips.samples[place] * inside / FULL_SCALE).unsqueeze(1)  # (B, T) -> (B, 1, T)
+    inside = (position >= 0) & (position < scaled_frames(clips, index, scale)[:, None])
+    position = torch.where(inside, position, 0)
+    if scale is None:
+        samples = clips.samples[clips.offsets[index, None] + position]  # (B, T)
+    else:
+        samples = _between_samples(clips, index, position / scale[:, None])
+    return (samples * inside / FULL_SCALE).unsqueeze(1)  # (B, T) -> (B, 1, T)
 
 
-def random_crops(clips: Clips, index: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    """Pads each clip with `length // 2` zeros at both sides and cuts a crop anywhere in it, each place as likely.
+def scaled_frames(clips: Clips, index: Tensor, scale: Tensor | None = None) -> Tensor:
+    """How many samples some clips have after they were made longer by `scale`: `(batch,)` int64."""
+    frames = clips.frames[index]
+    return frames if scale is None else (frames * scale).long()
+
+
+def _between_samples(clips: Clips, index: Tensor, place: Tensor) -> Tensor:
+    """Linear interpolation of each clip at its row of places, in samples after its begin: `(batch, T)` float32."""
+    before = place.long()
+    weight = (place - before).float()
+    after = torch.minimum(before + 1, clips.frames[index, None] - 1)
+    offset = clips.offsets[index, None]
+    return torch.lerp(clips.samples[offset + before].float(), clips.samples[offset + after].float(), weight)
+
+
+def random_scales(n: int, generator: torch.Generator) -> Tensor:
+    """Factors 1.25^u, u uniform from -1 to 1, so that longer is as likely as shorter: `(n,)` float64, on the CPU."""
+    return 1.25 ** (2 * torch.rand(n, generator=generator, dtype=torch.float64) - 1)
+
+
+def random_gains(n: int, generator: torch.Generator) -> Tensor:
+    """Factors of -6 to 6 dB, each as likely: `(n,)` float32, on the CPU."""
+    return 10 ** (6 * (2 * torch.rand(n, generator=generator) - 1) / 20)
+
+
+def random_crops(
+    clips: Clips,
+    index: Tensor,
+    length: int,
+    generator: torch.Generator,
+    pad: bool = True,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """Cuts a crop anywhere in each clip, each place as likely.
 
     Args:
-        clips, index, length: as for `cut`.
+        clips, index, length, scale: as for `cut`.
         generator: source of the places, on the CPU.
+        pad: whether `length // 2` zeros stand at both sides of every clip. If not, crops lie inside their clip, and
+            only a clip that is shorter than the crop is filled up, with zeros at its end.
 
     Shape:
         index: `(batch,)` -> `(batch, 1, length)` float32
     """
-    places = clips.frames[index] + 2 * (length // 2) - length + 1
-    where = torch.rand(len(index), generator=generator, dtype=torch.float64).to(places.device)
-    start = (where * places).long() - length // 2
-    return cut(clips, index, start, length)
+    margin, room = _margin_and_room(scaled_frames(clips, index, scale), length, pad)
+    where = torch.rand(len(index), generator=generator, dtype=torch.float64).to(room.device)
+    return cut(clips, index, (where * (room + 1)).long() - margin, length, scale)
 
 
-def even_crops(clips: Clips, index: Tensor, length: int, n_crops: int) -> Tensor:
+def even_crops(clips: Clips, index: Tensor, length: int, n_crops: int, pad: bool = True) -> Tensor:
     """The same padding as in training and `n_crops` crops at equal distance, from the first sample to the last.
 
-    So with ten crops the first and the last are half zeros. One crop is the middle one.
+    So with padding and ten crops the first and the last are half zeros. One crop is the middle one.
 
     Shape:
         index: `(batch,)` -> `(batch * n_crops, 1, length)` float32, a clip's crops one after the other
     """
-    pad = length // 2
-    room = clips.frames[index] + 2 * pad - length  # (B,)
+    margin, room = _margin_and_room(clips.frames[index], length, pad)
     if n_crops == 1:
         start = room[:, None] // 2
     else:
         start = room[:, None] // (n_crops - 1) * torch.arange(n_crops, device=room.device)
-    return cut(clips, index.repeat_interleave(n_crops), start.flatten() - pad, length)
+    return cut(clips, index.repeat_interleave(n_crops), start.flatten() - margin, length)
+
+
+def _margin_and_room(frames: Tensor, length: int, pad: bool) -> tuple[int, Tensor]:
+    """Zeros before each clip, and how far a crop's begin can move: `(batch,)`."""
+    margin = length // 2 if pad else 0
+    return margin, (frames + 2 * margin - length).clamp(min=0)

@@ -74,7 +74,10 @@ def evaluate(
     place = pick_device(device)
     model = run.model(which).to(place, memory_format=torch.channels_last)
     _, clips = load_split(run.config, data_dir, place)
-    probabilities = class_probabilities(model, clips, run.config.crop_samples, run.config.crops)
+    config = run.config
+    probabilities = class_probabilities(
+        model, clips, config.crop_samples, config.crops, pad=config.pad, min_peak=config.min_peak
+    )
     predictions = _predictions(clips, probabilities)
     classes = list(clips.classes)
     counts = confusion_matrix(predictions["true"], predictions["predicted"], labels=classes)

@@ -11,18 +11,22 @@ CROPS_AT_ONCE = 160
 
 
 @torch.no_grad()
-def class_probabilities(model: nn.Module, clips: Clips, crop_samples: int, n_crops: int = 10) -> Tensor:
+def class_probabilities(
+    model: nn.Module, clips: Clips, crop_samples: int, n_crops: int = 10, pad: bool = True, min_peak: float = 0.0
+) -> Tensor:
     """Every clip's class probabilities: softmax of each crop, then the mean over the clip's crops.
 
-    No crop is left out, however quiet, so every clip counts. The mean is of probabilities, not of logits: a crop
-    that is sure should not outvote the others by more than its certainty. Source: the authors' code for Tokozume et
-    al., ICLR 2018.
+    Every clip counts, however quiet. The mean is of probabilities, not of logits: a crop that is sure should not
+    outvote the others by more than its certainty. Source: the authors' code for Tokozume et al., ICLR 2018.
 
     Args:
         model: network; it is put in eval mode, and back into the mode it was in.
         clips: on the network's device.
         crop_samples: length of the network's input, in samples.
         n_crops: crops per clip.
+        pad: as for `even_crops`.
+        min_peak: crops whose peak is lower are left out (a network that never saw silence says anything about it);
+            if all of a clip's are, all are taken.
 
     Shape:
         `(clips, n_classes)` float32, rows sum to 1, on the CPU
@@ -31,7 +35,11 @@ def class_probabilities(model: nn.Module, clips: Clips, crop_samples: int, n_cro
     model.eval()
     probabilities = []
     for index in torch.arange(len(clips), device=clips.samples.device).split(max(1, CROPS_AT_ONCE // n_crops)):
-        logits = model(even_crops(clips, index, crop_samples, n_crops))  # (B * crops, classes)
-        probabilities.append(logits.float().softmax(dim=1).unflatten(0, (len(index), n_crops)).mean(dim=1))
+        x = even_crops(clips, index, crop_samples, n_crops, pad)
+        of_crops = model(x).float().softmax(dim=1).unflatten(0, (len(index), n_crops))  # (B, crops, classes)
+        heard = (x.abs().amax(dim=(1, 2)) >= min_peak).unflatten(0, (len(index), n_crops)).float()
+        heard[heard.sum(dim=1) == 0] = 1.0
+        weight = heard / heard.sum(dim=1, keepdim=True)
+        probabilities.append((of_crops * weight[:, :, None]).sum(dim=1))
     model.train(was_training)
     return torch.cat(probabilities).cpu()

@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from esc_lib.augment import random_crops, trim_silence
+from esc_lib.augment import trim_silence
+from esc_lib.batches import batches
 from esc_lib.clips import Clips, load_clips
 from esc_lib.device import pick_device
 from esc_lib.inference import class_probabilities
+from esc_lib.mixing import kl_loss
 from esc_lib.models import build_model
 from esc_lib.recipes import TrainConfig
-from esc_lib.runs import Run, new_run
+from esc_lib.runs import Run, load_run, new_run
 
 
 class TrainingStopped(RuntimeError):
@@ -41,7 +43,7 @@ def train(
 
     Raises:
         FileNotFoundError: the data has not been prepared.
-        ValueError: a fold is not there, or no such device.
+        ValueError: a fold is not there, or no such device, or `start_from` is no run to start from.
         TrainingStopped: the loss is no number any more. The run keeps its last good checkpoint.
         KeyboardInterrupt: the user stopped it. The run keeps what was finished.
         OSError: the run cannot be written; what was written before is kept.
@@ -50,7 +52,7 @@ def train(
     train_clips, eval_clips = load_split(config, data_dir, place)
     torch.manual_seed(config.seed)
     torch.backends.cudnn.deterministic = True
-    model = build_model(config.architecture, len(train_clips.classes))
+    model = _new_model(config, len(train_clips.classes))
     model.to(place, memory_format=torch.channels_last)  # convolutions on CPUs are about a third faster so
     run = new_run(config, save_dir)
     try:
@@ -73,21 +75,51 @@ def load_split(
     return clips.in_folds(config.train_folds), clips.in_folds(config.eval_folds)
 
 
+def _new_model(config: TrainConfig, n_classes: int) -> nn.Module:
+    """A fresh network, or one that starts from what its phase 1 learned."""
+    model = build_model(config.architecture, n_classes)
+    if config.start_from:
+        first = load_run(config.start_from)
+        _refuse_other_phase_1(config, first.config)
+        model.load_phase_1(first.model().state_dict())
+    elif config.architecture == "wavemsnet_logmel" and config.freeze_epoch == 1:
+        raise ValueError(
+            "wavemsnet_logmel is phase 2 of a training: give start_from the run directory of a trained wavemsnet "
+            "(or freeze_epoch 0, to learn all of it at once)"
+        )
+    return model
+
+
+def _refuse_other_phase_1(config: TrainConfig, first: TrainConfig) -> None:
+    """Raises ValueError if a run cannot be phase 1 of another, or has learned from clips the other is tested on."""
+    for name, expected in (("architecture", "wavemsnet"), ("dataset", config.dataset)):
+        if getattr(first, name) != expected:
+            raise ValueError(f"start_from {config.start_from}: its {name} is {getattr(first, name)}, not {expected}")
+    seen = sorted(set(first.train_folds) & set(config.eval_folds))
+    if seen:
+        raise ValueError(
+            f"start_from {config.start_from}: it has learned from fold(s) {seen}, which are tested here: "
+            "start from a run with the same eval_folds"
+        )
+
+
+def _new_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    settings = dict(lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), **settings)
+    nesterov = config.nesterov and config.momentum > 0
+    return torch.optim.SGD(model.parameters(), momentum=config.momentum, nesterov=nesterov, **settings)
+
+
 def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Clips) -> None:
     config = run.config
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = _new_optimizer(config, model)
     generator = torch.Generator().manual_seed(config.seed)
     steps = math.ceil(len(train_clips) / config.batch_size)
     with tqdm(total=config.epochs * steps, desc=run.path.name, unit="step") as progress:
         for epoch in range(1, config.epochs + 1):
             optimizer.param_groups[0]["lr"] = config.learning_rate_at(epoch)
+            start_learning(model, frozen=0 < config.freeze_epoch <= epoch)
             loss, acc = _train_epoch(config, model, optimizer, train_clips, generator, progress)
             _refuse_no_number(loss, f"the loss of epoch {epoch}", run)
             run.history["loss"][epoch], run.history["acc"][epoch] = loss, acc
@@ -98,6 +130,16 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
             progress.set_postfix_str(_summary(run, epoch))
 
 
+def start_learning(model: nn.Module, frozen: bool) -> None:
+    """Puts a network into training mode, with its front-end (weights and batch-norm statistics) frozen or not."""
+    model.train()
+    if frozen:
+        for name in model.FRONT_END:
+            getattr(model, name).eval().requires_grad_(False)
+            # Without gradients: an optimiser would still take old ones for a weight decay or a momentum.
+            getattr(model, name).zero_grad(set_to_none=True)
+
+
 def _train_epoch(
     config: TrainConfig,
     model: nn.Module,
@@ -106,27 +148,27 @@ def _train_epoch(
     generator: torch.Generator,
     progress: tqdm,
 ) -> tuple[float, float]:
-    """Shows every clip once and returns the mean loss and accuracy over the clips, as they were when shown."""
-    model.train()
+    """One epoch of steps; returns the mean loss and accuracy over the examples, as they were when shown."""
     device = clips.samples.device
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    order = torch.randperm(len(clips), generator=generator).to(device)
-    for index in order.split(config.batch_size):
-        target = clips.targets[index]
-        logits = model(random_crops(clips, index, config.crop_samples, generator))
-        loss = F.cross_entropy(logits, target)
+    for x, label in batches(config, clips, generator):
+        logits = model(x)
+        loss = kl_loss(logits, label) if config.between_class else F.cross_entropy(logits, label)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        loss_sum += loss.detach() * len(index)
-        correct += (logits.argmax(dim=1) == target).sum()
+        loss_sum += loss.detach() * len(x)
+        correct += (logits.argmax(dim=1) == (label.argmax(dim=1) if config.between_class else label)).sum()
         progress.update()
     return float(loss_sum) / len(clips), float(correct) / len(clips)
 
 
 def _test(run: Run, model: nn.Module, epoch: int, clips: Clips) -> None:
     """Tests the network on every evaluation clip and keeps it as a checkpoint."""
-    probabilities = class_probabilities(model, clips, run.config.crop_samples, run.config.crops)
+    config = run.config
+    probabilities = class_probabilities(
+        model, clips, config.crop_samples, config.crops, pad=config.pad, min_peak=config.min_peak
+    )
     targets = clips.targets.cpu()
     loss = float(F.nll_loss(probabilities.clamp_min(1e-12).log(), targets))
     _refuse_no_number(loss, f"the evaluation loss of epoch {epoch}", run)

@@ -26,6 +26,8 @@ class TinyNet(nn.Module):
 
     SAMPLE_RATE = RATE
     INPUT_SAMPLES = LENGTH
+    LENGTHS = (LENGTH,)
+    FRONT_END = ("conv1", "conv2")
 
     def __init__(self, n_classes: int):
         super().__init__()
@@ -46,6 +48,8 @@ def network(forward: Callable[[nn.Module, Tensor], Tensor]) -> type[nn.Module]:
     class Net(nn.Module):
         SAMPLE_RATE = RATE
         INPUT_SAMPLES = LENGTH
+        LENGTHS = (LENGTH,)
+        FRONT_END = ()
 
         def __init__(self, n_classes: int):
             super().__init__()

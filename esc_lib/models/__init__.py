@@ -2,13 +2,31 @@
 
 from torch import nn
 
+from esc_lib.models.acdnet import ACDNet
 from esc_lib.models.envnet import EnvNet
+from esc_lib.models.envnetv2 import EnvNetV2
+from esc_lib.models.wavemsnet import WaveMsNet, WaveMsNetLogMel
+from esc_lib.models.wavemxnet import M3, M5, M11, M18, M34Res
 
-ARCHITECTURES = {"envnet": EnvNet}
+ARCHITECTURES = {
+    "envnet": EnvNet,
+    "envnetv2": EnvNetV2,
+    "wavemsnet": WaveMsNet,
+    "wavemsnet_logmel": WaveMsNetLogMel,
+    "m3": M3,
+    "m5": M5,
+    "m11": M11,
+    "m18": M18,
+    "m34res": M34Res,
+    "acdnet": ACDNet,
+}
 
 
 def get_architecture(name: str) -> type[nn.Module]:
-    """The network's class, which knows its `SAMPLE_RATE` (Hz) and `INPUT_SAMPLES`.
+    """The network's class.
+
+    It knows the `SAMPLE_RATE` (Hz) and `INPUT_SAMPLES` of its paper, all `LENGTHS` of input that it takes, and the
+    names of the layers that are its `FRONT_END`: what stays as it is when only the classifier learns.
 
     Raises:
         ValueError: no such network; the message lists those there are.
@@ -22,14 +40,15 @@ def build_model(name: str, n_classes: int) -> nn.Module:
     """A network with fresh random weights (drawn from torch's global generator).
 
     Args:
-        name: "envnet".
+        name: one of `ARCHITECTURES`: "envnet", "envnetv2", "wavemsnet", "wavemsnet_logmel", "m3", "m5", "m11",
+            "m18", "m34res" or "acdnet".
         n_classes: number of outputs, at least 2.
 
     Shape:
         the network takes `(batch, 1, samples)` waveforms and returns `(batch, n_classes)` logits
 
-    >>> sum(p.numel() for p in build_model("envnet", 50).parameters())
-    48560638
+    >>> sum(p.numel() for p in build_model("m5", 10).parameters())
+    559114
     """
     if n_classes < 2:
         raise ValueError(f"n_classes is {n_classes}: a classifier needs at least 2 classes")

@@ -1,22 +1,32 @@
 """The few pieces that the networks of this course share."""
 
+from collections.abc import Container
+
 from torch import Tensor, nn
 
 # Chainer's default, with which the EnvNets were trained; PyTorch's own is 1e-5.
-BATCH_NORM_EPS = 2e-5
+CHAINER_EPS = 2e-5
 
 
 class Conv(nn.Sequential):
-    """Convolution without padding or bias, then batch norm: `(B, in, F, T) -> (B, out, F - f + 1, T - t + 1)`.
+    """Convolution without bias, He-normal at the start, then batch norm: `(B, in, F, T) -> (B, out, F', T')`.
 
     The ReLU that follows is left to the network, because max-pool and ReLU may change places without changing the
     result, and pooling first is less work.
     """
 
-    def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int]):
-        conv = nn.Conv2d(n_in, n_out, kernel, bias=False)
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        eps: float = CHAINER_EPS,
+    ):
+        conv = nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # He et al., ICCV 2015
-        super().__init__(conv, nn.BatchNorm2d(n_out, eps=BATCH_NORM_EPS))
+        super().__init__(conv, nn.BatchNorm2d(n_out, eps=eps))
 
 
 def linear(n_in: int, n_out: int) -> nn.Linear:
@@ -27,11 +37,23 @@ def linear(n_in: int, n_out: int) -> nn.Linear:
     return layer
 
 
-def check_waveforms(x: Tensor, samples: int, name: str) -> None:
-    """Refuses what is not `(batch, 1, samples)`, naming the network.
+def check_waveforms(x: Tensor, network: nn.Module) -> None:
+    """Refuses what is not `(batch, 1, samples)` with one of the network's `LENGTHS`, naming the network.
 
     Raises:
         ValueError: the shape does not fit.
     """
-    if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] != samples:
-        raise ValueError(f"{name} takes waveforms of shape (batch, 1, {samples}), got {tuple(x.shape)}")
+    if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] not in network.LENGTHS:
+        raise ValueError(
+            f"{type(network).__name__} takes waveforms of shape (batch, 1, {lengths_text(network.LENGTHS)}), "
+            f"got {tuple(x.shape)}"
+        )
+
+
+def lengths_text(lengths: Container[int]) -> str:
+    """The lengths that a network takes, in words.
+
+    >>> lengths_text((30225, 66650)), lengths_text(range(4, 100))
+    ('30225 or 66650', '4 or more')
+    """
+    return f"{lengths.start} or more" if isinstance(lengths, range) else " or ".join(map(str, lengths))

@@ -23,6 +23,8 @@ class EnvNet(nn.Module):
 
     SAMPLE_RATE = 16000
     INPUT_SAMPLES = 24014  # 1.5 s, and 14 more that the two first convolutions use up
+    LENGTHS = (INPUT_SAMPLES,)
+    FRONT_END = ("conv1", "conv2")
 
     def __init__(self, n_classes: int):
         super().__init__()
@@ -36,7 +38,7 @@ class EnvNet(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self.INPUT_SAMPLES, "EnvNet")
+        check_waveforms(x, self)
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:

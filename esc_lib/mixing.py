@@ -1,0 +1,117 @@
+"""Between-class learning: two sounds of different classes mixed, and the ratio that the network has to tell.
+
+The ratio is one of loudness as ears feel it, so each sound's level is measured with A-weighting first. Then two numbers
+are kept apart: the *label* says r of the first sound and 1 - r of the second, and the *waveforms* are added with the
+weight p that makes them sound like that ratio.
+
+Source: Y. Tokozume, Y. Ushiku, T. Harada, "Learning from Between-class Examples for Deep Sound Recognition",
+ICLR 2018, section 3, and the authors' code.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FLOOR_DB = -80.0
+
+
+def a_weighting(frequency: Tensor) -> Tensor:
+    """How much weaker a tone sounds than one of 1 kHz: dB for each frequency in Hz, not below -80.
+
+    >>> a_weighting(torch.tensor([1000.0])).abs().item() < 0.01
+    True
+    """
+    f2 = frequency.double().square().clamp(min=1.0)  # so that the logarithm of 0 Hz is a number
+    decibels = 2 + 20 * (
+        2 * math.log10(12194)
+        + 2 * f2.log10()
+        - (f2 + 12194**2).log10()
+        - (f2 + 20.6**2).log10()
+        - 0.5 * (f2 + 107.7**2).log10()
+        - 0.5 * (f2 + 737.9**2).log10()
+    )
+    return decibels.clamp(min=FLOOR_DB)
+
+
+def loudness(x: Tensor, sample_rate: int) -> Tensor:
+    """Level of the loudest moment of each waveform, A-weighted.
+
+    The waveform is cut into frames that half overlap, and of each frame's power spectrum the weighted sum is taken.
+    The frames are the power of two that is nearest to a tenth of a second: 2048 samples at 16 and 20 kHz and 4096 at
+    44.1 kHz, as in the authors' code, and 1024 at 8 kHz.
+
+    Args:
+        x: full scale at 1.0; at least one frame long, or it is filled up with zeros.
+        sample_rate: Hz.
+
+    Shape:
+        `(batch, 1, T)` -> `(batch,)` dB, not below -80; only differences mean something
+    """
+    n_fft = 2 ** round(math.log2(sample_rate / 10))
+    x = F.pad(x.squeeze(1), (0, max(0, n_fft - x.shape[2])))  # (B, T)
+    window = torch.hann_window(n_fft, device=x.device)
+    spectrum = torch.stft(x, n_fft, n_fft // 2, window=window, center=False, return_complex=True)  # (B, bins, frames)
+    weight = 10 ** (a_weighting(torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=x.device)) / 10)
+    power = torch.einsum("bft,f->bt", torch.view_as_real(spectrum).square().sum(dim=3), weight.float())  # (B, frames)
+    return 10 * power.amax(dim=1).clamp(min=10 ** (FLOOR_DB / 10)).log10()
+
+
+def mix(x1: Tensor, x2: Tensor, ratio: Tensor, sample_rate: int) -> Tensor:
+    """Mixes pairs of waveforms so that the first sounds like `ratio` of the mixture, at the energy of one sound.
+
+    Two sounds of equal loudness are added with weights `ratio` and `1 - ratio`; of unequal ones the quieter gets more.
+
+    Args:
+        x1, x2: the waveforms.
+        ratio: of the first, from 0 to 1.
+        sample_rate: Hz.
+
+    Shape:
+        x1, x2: `(batch, 1, T)`; ratio: `(batch,)` -> `(batch, 1, T)`
+    """
+    # p = 1 / (1 + 10^((G1 - G2) / 20) (1 - r) / r), with numerator and denominator times r: so r may be zero.
+    louder = 10 ** ((loudness(x1, sample_rate) - loudness(x2, sample_rate)) / 20)
+    p = (ratio / (ratio + louder * (1 - ratio)))[:, None, None]
+    return (p * x1 + (1 - p) * x2) / (p**2 + (1 - p) ** 2).sqrt()
+
+
+def mixed_labels(target1: Tensor, target2: Tensor, ratio: Tensor, n_classes: int) -> Tensor:
+    """What a mixture is: `ratio` of the first class, the rest of the second; `(batch, n_classes)`, rows sum to 1."""
+    first, second = F.one_hot(target1, n_classes), F.one_hot(target2, n_classes)
+    return ratio[:, None] * first + (1 - ratio[:, None]) * second
+
+
+def random_pairs(targets: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draws pairs of clips; both are drawn again until their classes differ.
+
+    Args:
+        targets: class of every clip, `(clips,)`, on the CPU.
+        n: how many pairs.
+        generator: on the CPU.
+
+    Returns:
+        two times `(n,)` numbers of clips.
+
+    Raises:
+        ValueError: there is only one class.
+    """
+    if len(targets.unique()) < 2:
+        raise ValueError("between-class learning needs clips of at least two classes: choose more folds")
+    pairs = torch.randint(len(targets), (2, n), generator=generator)
+    while len(same := (targets[pairs[0]] == targets[pairs[1]]).nonzero().squeeze(1)):
+        pairs[:, same] = torch.randint(len(targets), (2, len(same)), generator=generator)
+    return pairs[0], pairs[1]
+
+
+def kl_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from the softmax of the logits to the label: summed over classes, mean of the batch.
+
+    Shape:
+        logits, label: `(batch, n_classes)` -> one number, zero if every softmax equals its label
+
+    >>> kl_loss(torch.tensor([[0.3, 0.7]]).log(), torch.tensor([[0.3, 0.7]])).item()
+    0.0
+    """
+    return F.kl_div(logits.log_softmax(dim=1), label, reduction="batchmean")
