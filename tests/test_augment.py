@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sound_files import make_clips, noise
+from sound_files import make_clips, noise, tone
 
-from esc_lib.augment import even_crops, random_crops, trim_silence
+from esc_lib.augment import cut, even_crops, random_crops, random_gains, random_scales, trim_silence
 
 
 def loud(length):
@@ -230,3 +230,163 @@ def test_crops_at_the_ends_of_all_samples():
     for i, waveform in enumerate((loud(30), loud(20))):
         whole = padded(waveform, 24)
         assert np.array_equal(crops[2 * i], whole[:24]) and np.array_equal(crops[2 * i + 1], whole[-24:])
+
+
+# Longer and shorter clips ----------------------------------------------------------------------------------------
+
+
+def longer(waveform, scale):
+    """The clip in float64 with `scale` times the samples, each between two of the clip's; full scale at 1."""
+    values = []
+    for j in range(int(len(waveform) * scale)):
+        before = int(j / scale)
+        after = min(before + 1, len(waveform) - 1)
+        share = j / scale - before
+        values.append(((1 - share) * float(waveform[before]) + share * float(waveform[after])) / 32768)
+    return values
+
+
+def slow_cut(waveform, start, length, scale):
+    values = longer(waveform, scale)
+    return [values[j] if 0 <= j < len(values) else 0.0 for j in range(start, start + length)]
+
+
+def furthest_from_uniform(values, low, high):
+    """Largest difference between the shares of values below a bound and what they should be (Kolmogorov, Smirnov)."""
+    share = (np.sort(values) - low) / (high - low)
+    assert share[0] >= 0 and share[-1] <= 1
+    steps = np.arange(len(values) + 1) / len(values)
+    return max(np.abs(share - steps[:-1]).max(), np.abs(share - steps[1:]).max())
+
+
+@pytest.mark.parametrize("scale", [0.8, 0.81234567, 0.999, 1.0, 1.0001, 1.1, 1.25])
+@pytest.mark.parametrize(("start", "length"), [(0, 50), (-20, 50), (-70, 50), (60, 50), (110, 60), (500, 9), (-9, 300)])
+def test_crops_of_longer_and_shorter_clips_are_the_slow_version(scale, start, length):
+    waveforms = [noise(n, seed=n) for n in (100, 97, 1, 2, 13)]
+    clips, index = among_loud_ones(*waveforms)
+    scales = torch.full((5,), scale, dtype=torch.float64)
+    crops = cut(clips, index, torch.full((5,), start), length, scales)
+    assert crops.shape == (5, 1, length) and crops.dtype == torch.float32
+    expected = [slow_cut(waveform, start, length, scale) for waveform in waveforms]
+    np.testing.assert_allclose(crops[:, 0].double().numpy(), expected, rtol=0, atol=1e-6)
+    assert np.array_equal(crops[:, 0].numpy() == 0, np.array(expected) == 0)  # outside is exactly zero
+
+
+def test_each_clip_of_a_batch_has_its_own_start_and_scale():
+    waveforms = [noise(n, seed=n) for n in (300, 31, 77, 200)]
+    clips, index = among_loud_ones(*waveforms)
+    order, starts, scales = [3, 0, 1, 3, 2, 0], [-5, 100, 3, 140, 60, 361], [1.25, 0.8, 1.07, 0.93, 1.0, 1.25]
+    crops = cut(clips, index[order], torch.tensor(starts), 40, torch.tensor(scales, dtype=torch.float64))
+    expected = [slow_cut(waveforms[i], a, 40, s) for i, a, s in zip(order, starts, scales, strict=True)]
+    np.testing.assert_allclose(crops[:, 0].numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_scale_1_changes_nothing():
+    clips, index = among_loud_ones(loud(500), loud(30))
+    start = torch.tensor([-10, 5])
+    assert torch.equal(cut(clips, index, start, 200, torch.ones(2, dtype=torch.float64)), cut(clips, index, start, 200))
+
+
+@pytest.mark.parametrize("scale", [0.8, 1.25])
+def test_a_tone_of_a_longer_clip_is_lower(scale):
+    clips, index = among_loud_ones(np.rint(32767 * tone(200, rate=8000, amplitude=0.9)))
+    wave = cut(clips, index, torch.tensor([0]), int(8000 * scale), torch.tensor([scale], dtype=torch.float64))[0, 0]
+    peak_hz = torch.fft.rfft(wave).abs().argmax() * 8000 / len(wave)
+    assert peak_hz.item() == pytest.approx(200 / scale, abs=1)
+    assert wave.abs().max() == pytest.approx(0.9, abs=0.01)
+
+
+def test_scales_are_uniform_in_their_logarithm():
+    scales = random_scales(20_000, torch.Generator().manual_seed(0))
+    assert scales.shape == (20_000,) and scales.dtype == torch.float64
+    assert scales.min() >= 0.8 and scales.max() <= 1.25
+    exponents = scales.log().numpy() / np.log(1.25)
+    assert furthest_from_uniform(exponents, -1, 1) < 2 / np.sqrt(20_000)
+    assert abs(exponents.mean()) < 0.02 and 0.49 < np.mean(exponents > 0) < 0.51
+
+
+def test_gains_are_uniform_in_decibels():
+    gains = random_gains(20_000, torch.Generator().manual_seed(0))
+    assert gains.shape == (20_000,) and gains.dtype == torch.float32
+    assert gains.min() >= 10 ** (-6 / 20) - 1e-6 and gains.max() <= 10 ** (6 / 20) + 1e-6
+    decibels = 20 * np.log10(gains.double().numpy())
+    assert furthest_from_uniform(decibels, -6.0001, 6.0001) < 2 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize("draw", [random_scales, random_gains])
+def test_the_generator_alone_decides_about_scales_and_gains(draw):
+    first, second = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    a, b = draw(9, first), draw(9, first)
+    torch.manual_seed(0)
+    assert torch.equal(a, draw(9, second)) and torch.equal(b, draw(9, second)) and not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("scale", [0.8, 0.9, 1.1, 1.25])
+@pytest.mark.parametrize("pad", [True, False])
+def test_random_crops_of_longer_and_shorter_clips_reach_both_ends(scale, pad):
+    frames, length, draws = 40, 12, 1000
+    clips, index = among_loud_ones(loud(frames))
+    scales = torch.full((draws,), scale, dtype=torch.float64)
+    crops = random_crops(clips, index.repeat(draws), length, torch.Generator().manual_seed(1), pad, scales)
+    whole = np.pad(longer(loud(frames), scale), length // 2 if pad else 0)
+    places = np.lib.stride_tricks.sliding_window_view(whole, length)
+    distance = np.abs(crops[:, 0].double().numpy()[:, None] - places).max(axis=2)  # (draws, places)
+    assert distance.min(axis=1).max() < 1e-6
+    assert set(distance.argmin(axis=1)) == set(range(len(places)))
+
+
+# Without padding -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("frames", "length"), [(30, 8), (30, 9), (30, 30), (31, 30), (17, 1)])
+def test_without_padding_random_crops_lie_inside_the_clip_and_every_place_is_as_likely(frames, length):
+    draws = 10_000
+    clips, index = among_loud_ones(ramp(frames))
+    crops = random_crops(clips, index.repeat(draws), length, torch.Generator().manual_seed(1), pad=False)
+    values = (crops[:, 0].double().numpy() * 32768).round()
+    starts = values[:, 0].astype(int) - 1
+    assert np.array_equal(values, ramp(frames)[starts[:, None] + np.arange(length)])
+    places = frames - length + 1
+    counts = np.bincount(starts, minlength=places)
+    assert len(counts) == places and counts.all()  # from the first place to the last
+    chi_square = np.sum((counts - draws / places) ** 2) / (draws / places)
+    assert chi_square <= (places - 1) + 4 * np.sqrt(2 * (places - 1))
+
+
+@pytest.mark.parametrize(("frames", "length"), [(7, 20), (7, 21), (1, 9), (19, 20)])
+def test_without_padding_a_shorter_clip_is_filled_with_zeros_at_its_end(frames, length):
+    clips, index = among_loud_ones(loud(frames))
+    expected = np.append(loud(frames) / 32768, np.zeros(length - frames))
+    crops = random_crops(clips, index.repeat(50), length, torch.Generator().manual_seed(1), pad=False)
+    assert (crops[:, 0].double().numpy() == expected).all()
+    for n_crops in (1, 2, 10):
+        crops = even_crops(clips, index, length, n_crops, pad=False)
+        assert crops.shape == (n_crops, 1, length) and (crops[:, 0].double().numpy() == expected).all()
+
+
+@pytest.mark.parametrize(("frames", "length"), [(1000, 100), (1000, 101), (2205, 666), (30, 29), (30, 30)])
+@pytest.mark.parametrize("n_crops", [2, 3, 10, 18])
+def test_without_padding_even_crops_go_from_the_first_sample_to_the_last(frames, length, n_crops):
+    clips, index = among_loud_ones(ramp(frames))
+    values = (even_crops(clips, index, length, n_crops, pad=False)[:, 0].double().numpy() * 32768).round()
+    starts = values[:, 0].astype(int) - 1
+    assert np.array_equal(values, ramp(frames)[starts[:, None] + np.arange(length)])
+    assert starts[0] == 0 and 0 <= frames - length - starts[-1] < n_crops
+    assert len(set(np.diff(starts))) == 1
+
+
+def test_without_padding_a_single_even_crop_is_the_middle_one():
+    clips, index = among_loud_ones(ramp(1000))
+    assert even_crops(clips, index, 100, 1, pad=False)[0, 0, 0].item() * 32768 == 451
+
+
+@pytest.mark.parametrize("length", [1, 2, 99, 100, 300])
+@pytest.mark.parametrize("scale", [0.8, 1.0, 1.25])
+def test_nothing_leaks_in_from_the_neighbours_without_padding_or_at_another_scale(length, scale):
+    clips, index = among_loud_ones(np.zeros(100), np.zeros(1), np.zeros(40))
+    index, generator = index.repeat(300), torch.Generator().manual_seed(0)
+    scales = torch.full((900,), scale, dtype=torch.float64)
+    for pad in (True, False):
+        assert not random_crops(clips, index, length, generator, pad, scales).any()
+    for n_crops in (1, 2, 10):
+        assert not even_crops(clips, index[:3], length, n_crops, pad=False).any()

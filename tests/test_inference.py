@@ -6,7 +6,7 @@ import torch
 from tiny import RATE, TinyNet, network, numbered, numbers_in, write_set
 
 import esc_lib.inference
-from esc_lib.augment import trim_silence
+from esc_lib.augment import even_crops, trim_silence
 from esc_lib.clips import load_clips
 from esc_lib.inference import class_probabilities
 
@@ -98,3 +98,61 @@ def test_no_gradients_are_kept(clips):
     assert not class_probabilities(net(10), clips, 100, 2).requires_grad
     assert modes and not any(modes)
     assert torch.is_grad_enabled()
+
+
+# Quiet crops and no padding --------------------------------------------------------------------------------------
+
+
+def in_thirds(tmp_path, *peaks):
+    """Clips of three crops; in each crop every sample is the number given."""
+    sounds = [(1, 0, np.repeat(np.array(three, np.int16), 100)) for three in peaks]
+    return load_clips("synthetic", RATE, [1], write_set(tmp_path, sounds))
+
+
+def say_place_by_value(_, x):
+    """Logits that tell positive crops, negative ones and silence apart: the first, second and third class."""
+    return 30.0 * torch.stack([x[:, 0, 0] > 0, x[:, 0, 0] < 0, x[:, 0, 0] == 0], dim=1)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 160])
+def test_quiet_crops_are_left_out_unless_all_of_a_clip_are(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(esc_lib.inference, "CROPS_AT_ONCE", at_once)
+    clips = in_thirds(
+        tmp_path,
+        (16384, -20, 16384),  # the middle crop is left out
+        (-16384, 20, 0),  # a crop is loud also where it is negative only
+        (-16384, 16384, 16384),  # all count
+        (20, -20, 0),  # all are quiet: all count
+        (0, 0, 0),
+        (511, 512, -512),  # the peak that is asked for is enough
+    )
+    net = network(say_place_by_value)(3)
+    found = class_probabilities(net, clips, 100, 3, pad=False, min_peak=512 / 32768)
+    third = 1 / 3
+    expected = [[1, 0, 0], [0, 1, 0], [2 / 3, third, 0], [third, third, third], [0, 0, 1], [0.5, 0.5, 0]]
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+def test_without_a_peak_asked_for_every_crop_counts(tmp_path):
+    clips = in_thirds(tmp_path, (16384, -1, 0))
+    found = class_probabilities(network(say_place_by_value)(3), clips, 100, 3, pad=False)
+    torch.testing.assert_close(found, torch.full((1, 3), 1 / 3), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_crops", [1, 3, 18])
+@pytest.mark.parametrize("pad", [True, False])
+def test_the_network_sees_the_even_crops_with_or_without_padding(clips, pad, n_crops):
+    seen = []
+    net = network(lambda self, x: [seen.append(x), self.bias.expand(len(x), -1)][1])
+    class_probabilities(net(10), clips, 100, n_crops, pad=pad)
+    assert torch.equal(torch.cat(seen), even_crops(clips, torch.arange(13), 100, n_crops, pad))
+
+
+def test_without_padding_no_crop_of_a_long_clip_holds_zeros(tmp_path):
+    clips = load_clips("synthetic", RATE, [1], write_set(tmp_path, numbered([1] * 4)))
+    seen = []
+    net = network(lambda self, x: [seen.append(x), self.bias.expand(len(x), -1)][1])
+    class_probabilities(net(10), clips, 100, 5, pad=False)
+    assert torch.cat(seen).all()
+    class_probabilities(net(10), clips, 100, 5)
+    assert not seen[-1].all()  # padding is the default

@@ -17,7 +17,7 @@ LIBRARY = ROOT / "esc_lib"
 # Sound flows one way: a module imports only what comes before it.
 ORDER = [
     "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment",
-    "mixing", "device", "models", "recipes", "batches", "plots", "inference", "runs", "train", "evaluate",
+    "mixing", "device", "models", "recipes", "batches", "plots", "inference", "runs", "train", "evaluate", "records",
 ]  # fmt: skip
 REQUIRED = {
     "torch", "torchaudio", "numpy", "pandas", "requests", "tqdm", "scikit-learn", "matplotlib", "seaborn",

@@ -1,0 +1,291 @@
+"""Mixtures of two sounds against slow, plain float64 versions, and by tones whose loudness is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sound_files import tone
+
+from esc_lib.mixing import a_weighting, kl_loss, loudness, mix, mixed_labels, random_pairs
+
+FRAME = {8000: 1024, 16000: 2048, 20000: 2048, 44100: 4096}  # samples per frame at each sampling rate
+
+
+def a_decibels(hz):
+    """The A-weighting formula of the authors for one frequency."""
+    f2 = hz**2 if hz else 1.0
+    value = 2 + 20 * (
+        2 * math.log10(12194)
+        + 2 * math.log10(f2)
+        - math.log10(f2 + 12194**2)
+        - math.log10(f2 + 20.6**2)
+        - 0.5 * math.log10(f2 + 107.7**2)
+        - 0.5 * math.log10(f2 + 737.9**2)
+    )
+    return max(value, -80.0)
+
+
+def slow_loudness(x, rate):
+    """Level of the loudest frame of one waveform, in dB."""
+    n_fft = FRAME[rate]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    weight = np.array([10 ** (a_decibels(k * rate / n_fft) / 10) for k in range(n_fft // 2 + 1)])
+    levels = []
+    for begin in range(0, len(x) - n_fft + 1, n_fft // 2):
+        power = np.abs(np.fft.rfft(window * x[begin : begin + n_fft])) ** 2
+        levels.append(10 * math.log10(max(np.sum(power * weight), 1e-8)))
+    return max(levels)
+
+
+def slow_mix(x1, x2, r, rate):
+    """One mixture in float64, for 0 < r < 1."""
+    difference = slow_loudness(x1, rate) - slow_loudness(x2, rate)
+    p = 1 / (1 + 10 ** (difference / 20) * (1 - r) / r)
+    return (p * x1 + (1 - p) * x2) / math.sqrt(p**2 + (1 - p) ** 2)
+
+
+def waves(*waveforms):
+    """A batch `(B, 1, T)` float32."""
+    return torch.from_numpy(np.stack(waveforms)).float().unsqueeze(1)
+
+
+def sounds(n, frames, seed):
+    """Noises of many levels, each of them swelling and fading."""
+    random, time = np.random.default_rng(seed), np.linspace(0, 19, frames)
+    levels = [10 ** random.uniform(-3, -0.5) * np.interp(time, range(20), random.random(20)) for _ in range(n)]
+    return [level * random.standard_normal(frames) for level in levels]
+
+
+def mixed(x1, x2, r, rate):
+    return mix(waves(x1), waves(x2), torch.tensor([float(r)]), rate)[0, 0].double().numpy()
+
+
+# Loudness --------------------------------------------------------------------------------------------------------
+
+
+def test_a_weighting_is_0_db_at_1_khz_and_minus_19_at_100_hz():
+    at_1000, at_100 = a_weighting(torch.tensor([1000.0, 100.0])).tolist()
+    assert at_1000 == pytest.approx(0, abs=0.2)
+    assert at_100 == pytest.approx(-19.1, abs=0.2)
+
+
+def test_a_weighting_is_minus_80_db_at_0_hz():
+    assert a_weighting(torch.tensor([0.0])).item() == -80
+    assert a_weighting(torch.tensor([1.0, 2.0, 5.0])).min() >= -80
+
+
+@pytest.mark.parametrize("rate", FRAME)
+def test_a_weighting_is_the_authors_formula(rate):
+    frequencies = torch.fft.rfftfreq(FRAME[rate], 1 / rate)
+    expected = [a_decibels(k * rate / FRAME[rate]) for k in range(FRAME[rate] // 2 + 1)]
+    np.testing.assert_allclose(a_weighting(frequencies).double().numpy(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", FRAME)
+@pytest.mark.parametrize("frames", [1.0, 1.4, 1.5, 7.3])  # times the length of a frame
+def test_loudness_is_the_slow_version(rate, frames):
+    batch = sounds(6, int(frames * FRAME[rate]), seed=rate) + [tone(440, rate, 8)[: int(frames * FRAME[rate])]]
+    found = loudness(waves(*batch), rate)
+    assert found.shape == (7,) and found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), [slow_loudness(x, rate) for x in batch], atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", FRAME)
+def test_the_loudest_moment_counts_and_what_fills_no_frame_does_not(rate):
+    n_fft = FRAME[rate]
+    burst, quiet, tail = np.zeros(8 * n_fft), np.zeros(8 * n_fft), np.zeros(8 * n_fft + n_fft // 4)
+    sound = tone(1000, rate, 2)[:n_fft]
+    burst[3 * n_fft : 4 * n_fft] = sound
+    quiet[3 * n_fft : 4 * n_fft] = sound / 10
+    tail[8 * n_fft :] = 1.0  # after the last whole frame
+    of_burst, of_quiet, of_tail = loudness(waves(burst, quiet, tail[: 8 * n_fft]), rate).tolist()
+    assert of_burst == pytest.approx(slow_loudness(sound, rate), abs=1e-3)
+    assert of_burst - of_quiet == pytest.approx(20, abs=1e-3)
+    assert of_tail == loudness(waves(tail), rate).item() == -80
+
+
+@pytest.mark.parametrize("rate", FRAME)
+def test_twice_the_amplitude_is_6_db_more(rate):
+    x = sounds(1, 5 * FRAME[rate], seed=1)[0]
+    once, twice, negative = loudness(waves(x, 2 * x, -x), rate).tolist()
+    assert twice - once == pytest.approx(6.0206, abs=1e-3)
+    assert negative == pytest.approx(once, abs=1e-4)
+
+
+@pytest.mark.parametrize("rate", FRAME)
+def test_100_hz_sounds_19_db_weaker_than_1_khz(rate):
+    low, middle = loudness(waves(tone(100, rate), tone(1000, rate)), rate).tolist()
+    assert middle - low == pytest.approx(19.1, abs=0.2)
+
+
+@pytest.mark.parametrize("rate", FRAME)
+def test_silence_is_minus_80_db(rate):
+    assert loudness(torch.zeros(2, 1, 3 * FRAME[rate]), rate).tolist() == pytest.approx([-80, -80], abs=1e-4)
+    assert loudness(torch.full((1, 1, 3 * FRAME[rate]), 1e-7), rate).item() == pytest.approx(-80, abs=1e-4)
+
+
+def test_loudness_of_each_waveform_is_its_own():
+    batch = waves(*sounds(5, 3000, seed=2))
+    alone = torch.cat([loudness(x[None], 8000) for x in batch])
+    torch.testing.assert_close(loudness(batch, 8000), alone)
+
+
+# Mixtures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("r", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("rate", FRAME)
+def test_equally_loud_tones_are_added_as_the_ratio_says(rate, r):
+    low, high = (rate / FRAME[rate] * round(hz * FRAME[rate] / rate) for hz in (500, 2000))
+    x1 = tone(low, rate)
+    x2 = tone(high, rate, amplitude=0.5 * 10 ** ((a_decibels(low) - a_decibels(high)) / 20))
+    expected = (r * x1 + (1 - r) * x2) / math.sqrt(r**2 + (1 - r) ** 2)
+    np.testing.assert_allclose(mixed(x1, x2, r, rate), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("r", [0.1, 0.5, 0.8])
+def test_at_unequal_levels_the_quieter_sound_gets_the_more_weight(r):
+    x1, x2 = tone(1000, 8000), 0.1 * tone(1000, 8000)[::-1]  # 20 dB: p = 1 / (1 + 10 (1 - r) / r)
+    p = r / (r + 10 * (1 - r))
+    expected = (p * x1 + (1 - p) * x2) / math.sqrt(p**2 + (1 - p) ** 2)
+    np.testing.assert_allclose(mixed(x1, x2, r, 8000), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", FRAME)
+def test_mixtures_are_the_slow_version(rate):
+    first, second = (sounds(9, int(3.3 * FRAME[rate]), seed) for seed in (3, 4))
+    ratio = np.random.default_rng(5).uniform(0.01, 0.99, 9)
+    found = mix(waves(*first), waves(*second), torch.from_numpy(ratio).float(), rate)
+    assert found.shape == (9, 1, int(3.3 * FRAME[rate])) and found.dtype == torch.float32
+    expected = [slow_mix(x1, x2, r, rate) for x1, x2, r in zip(first, second, ratio, strict=True)]
+    np.testing.assert_allclose(found[:, 0].numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_ratios_0_and_1_are_the_pure_sounds():
+    x1, x2 = (waves(*sounds(4, 3000, seed)) for seed in (6, 7))
+    x2[3] = 0  # silence
+    torch.testing.assert_close(mix(x1, x2, torch.ones(4), 8000), x1)
+    torch.testing.assert_close(mix(x1, x2, torch.zeros(4), 8000), x2)
+    torch.testing.assert_close(mix(x2, x1, torch.ones(4), 8000), x2)
+
+
+@pytest.mark.parametrize("r", [0, 0.01, 0.3, 0.5, 0.77, 1])
+def test_a_mixture_of_two_equal_sounds_has_the_energy_of_one(r):
+    time = np.arange(8000) / 8000
+    x1, x2 = 0.3 * np.sin(2 * np.pi * 1000 * time), 0.3 * np.cos(2 * np.pi * 1000 * time)  # uncorrelated
+    assert np.sum(mixed(x1, x2, r, 8000) ** 2) == pytest.approx(np.sum(x1**2), rel=1e-4)
+
+
+def test_swapping_both_sounds_and_ratio_changes_nothing():
+    x1, x2 = (waves(*sounds(5, 3000, seed)) for seed in (8, 9))
+    ratio = torch.linspace(0, 1, 5)
+    torch.testing.assert_close(mix(x1, x2, ratio, 8000), mix(x2, x1, 1 - ratio, 8000))
+
+
+@pytest.mark.parametrize("r", [0, 0.3, 1])
+def test_mixtures_with_silence_are_finite(r):
+    silence, sound = np.zeros(3000), sounds(1, 3000, seed=10)[0]
+    for x1, x2 in ((silence, silence), (silence, sound), (sound, silence)):
+        assert np.isfinite(mixed(x1, x2, r, 8000)).all()
+
+
+# Labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_labels_hold_the_ratio_of_the_first_class_and_the_rest_of_the_second():
+    label = mixed_labels(torch.tensor([2, 0, 1]), torch.tensor([0, 3, 2]), torch.tensor([0.25, 1.0, 0.0]), 4)
+    assert label.dtype == torch.float32
+    assert label.tolist() == [[0.75, 0, 0.25, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
+
+
+def test_labels_sum_to_one():
+    targets = torch.arange(10)
+    label = mixed_labels(targets, targets.roll(1), torch.rand(10, generator=torch.Generator().manual_seed(0)), 10)
+    torch.testing.assert_close(label.sum(dim=1), torch.ones(10))
+    assert (label > 0).sum(dim=1).tolist() == [2] * 10
+
+
+# Pairs -----------------------------------------------------------------------------------------------------------
+
+UNEQUAL = torch.tensor([0] * 1 + [1] * 2 + [2] * 5 + [3] * 12)[
+    torch.randperm(20, generator=torch.Generator().manual_seed(0))
+]
+
+
+def pairs_of(targets, n, seed=0):
+    return random_pairs(targets, n, torch.Generator().manual_seed(seed))
+
+
+def test_classes_of_a_pair_always_differ():
+    first, second = pairs_of(UNEQUAL, 5000)
+    assert first.shape == second.shape == (5000,) and first.dtype == second.dtype == torch.int64
+    assert (UNEQUAL[first] != UNEQUAL[second]).all()
+
+
+def test_pairs_are_distributed_as_if_both_were_drawn_until_classes_differ():
+    draws = 100_000
+    first, second = pairs_of(UNEQUAL, draws)
+    counts = np.zeros((20, 20))
+    np.add.at(counts, (first.numpy(), second.numpy()), 1)
+    allowed = (UNEQUAL[:, None] != UNEQUAL).numpy()  # each of these ordered pairs is as likely as any other
+    assert counts[~allowed].sum() == 0
+    expected, freedom = draws / allowed.sum(), allowed.sum() - 1
+    chi_square = np.sum((counts[allowed] - expected) ** 2) / expected
+    assert chi_square < freedom + 4 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("targets", [[3, 3, 3], [0]])
+def test_pairs_of_one_class_alone_are_refused(targets):
+    with pytest.raises(ValueError, match="two classes"):
+        pairs_of(torch.tensor(targets), 4)
+
+
+def test_the_generator_alone_decides_about_pairs():
+    generator = torch.Generator().manual_seed(1)
+    first = random_pairs(UNEQUAL, 50, generator)
+    following = random_pairs(UNEQUAL, 50, generator)
+    torch.manual_seed(0)
+    again = pairs_of(UNEQUAL, 50, seed=1)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], following[0])
+
+
+# Loss ------------------------------------------------------------------------------------------------------------
+
+
+def logits_and_labels(batch=7, classes=10):
+    generator = torch.Generator().manual_seed(2)
+    logits = 3 * torch.randn(batch, classes, generator=generator, dtype=torch.float64)
+    first = torch.randint(classes, (batch,), generator=generator)
+    ratio = torch.rand(batch, generator=generator, dtype=torch.float64)
+    return logits, mixed_labels(first, (first + 3) % classes, ratio, classes)
+
+
+def test_loss_is_zero_where_softmax_is_the_label():
+    label = torch.tensor([[0.2, 0.5, 0.3], [0.01, 0.01, 0.98]])
+    assert kl_loss(label.log() + 5, label).item() == pytest.approx(0, abs=1e-6)
+    assert kl_loss(label.log() + torch.tensor([0.1, 0, 0]), label) > 1e-4
+
+
+def test_loss_is_the_sum_over_classes_and_the_mean_of_the_batch():
+    logits, label = logits_and_labels()
+    total = 0.0
+    for row, wanted in zip(logits.tolist(), label.tolist(), strict=True):
+        normal = sum(math.exp(value) for value in row)
+        total += sum(q * (math.log(q) - value + math.log(normal)) for q, value in zip(wanted, row, strict=True) if q)
+    assert kl_loss(logits, label).item() == pytest.approx(total / 7, rel=1e-12)
+
+
+def test_loss_of_one_class_alone_is_cross_entropy():
+    logits, _ = logits_and_labels()
+    target = torch.tensor([0, 9, 3, 3, 1, 5, 8])
+    label = torch.nn.functional.one_hot(target, 10).double()
+    torch.testing.assert_close(kl_loss(logits, label), torch.nn.functional.cross_entropy(logits, target))
+
+
+def test_gradient_is_softmax_less_label_over_the_batch_size():
+    logits, label = logits_and_labels()
+    logits.requires_grad_()
+    kl_loss(logits, label).backward()
+    torch.testing.assert_close(logits.grad, (logits.detach().softmax(dim=1) - label) / 7)
