@@ -8,8 +8,19 @@ import pytest
 import yaml
 from papermill import inspect_notebook
 
+from esc_lib import recipe
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+# Every notebook that trains, with each network that it trains.
+TRAINED = [
+    ("03_train_envnet", "envnet"),
+    ("04_train_envnetv2", "envnetv2"),
+    ("05_train_wavemsnet", "wavemsnet"),
+    ("05_train_wavemsnet", "wavemsnet_logmel"),
+    *(("06_train_wavemxnet", name) for name in ("m3", "m5", "m11", "m18", "m34res")),
+    ("07_train_acdnet", "acdnet"),
+]
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -35,7 +46,8 @@ def texts(notebook):
 
 
 def test_there_are_notebooks():
-    assert {"00_start_here", "01_prepare_data", "03_train_envnet", "09_evaluate"} <= {path.stem for path in NOTEBOOKS}
+    expected = {"00_start_here", "01_prepare_data", "02_sounds_and_augmentation", "09_evaluate"}
+    assert expected | {name for name, _ in TRAINED} <= {path.stem for path in NOTEBOOKS}
 
 
 def test_executed_in_order(notebook):
@@ -106,16 +118,51 @@ def test_yaml_fits_its_notebook(path):
         assert type(value) is TYPES[parameters[name]["inferred_type_name"]], f"{path.name}: {name}"
 
 
-def test_yaml_holds_the_papers_values():
-    from esc_lib import recipe
+def settings_of(values, architecture):
+    """What a notebook's values ask `recipe` for, without those that are the notebook's own."""
+    elsewhere = {"dataset", "networks", "source", "subset", "data_dir", "device", "save_dir", "keep_n", "train_folds"}
+    phase_2 = {name.removeprefix("phase_2_"): value for name, value in values.items() if name.startswith("phase_2_")}
+    if architecture == "wavemsnet_logmel":
+        values = {**values, **phase_2}
+    return {k: v for k, v in values.items() if k not in elsewhere and not k.startswith("phase_2_")}
 
-    values = yaml.safe_load((FOLDER / "03_train_envnet.yaml").read_text())
-    published = recipe("envnet", values.pop("dataset")).to_dict()
-    assert {**published, **values, "eval_every": published["eval_every"]} == published
+
+@pytest.mark.parametrize(("name", "architecture"), TRAINED)
+def test_yaml_holds_the_papers_values(name, architecture):
+    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    ways = {k: values[k] for k in ("between_class", "strong_augmentation") if k in values}
+    published = recipe(architecture, values["dataset"], **ways).to_dict()
+    settings = settings_of(values, architecture)
+    assert settings.pop("eval_every") > 1
+    assert {**published, **settings} == published
 
 
-def test_training_notebook_has_every_setting():
+@pytest.mark.parametrize(("name", "architecture"), TRAINED)
+def test_defaults_are_the_quick_recipe(name, architecture):
+    parameters = inspect_notebook(str(FOLDER / f"{name}.ipynb"))
+    values = {k: yaml.safe_load(of["default"].replace("True", "true")) for k, of in parameters.items()}
+    assert values["eval_folds"] == values["train_folds"] == []
+    quick = recipe(architecture, values["dataset"]).to_dict()
+    settings = settings_of(values, architecture)
+    if architecture == "wavemsnet_logmel":
+        settings.pop("eval_every")
+    del settings["eval_folds"]
+    assert {**quick, **settings} == quick
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in TRAINED}))
+def test_training_notebooks_have_every_setting(name):
     """Every setting of a run can be changed from the command line."""
-    expected = {"dataset", "source", "data_dir", "sample_rate", "train_folds", "eval_folds", "epochs", "batch_size"}
-    expected |= {"learning_rate", "schedule", "weight_decay", "crops", "seed", "device", "save_dir", "keep_n"}
-    assert expected | {"eval_every"} <= set(inspect_notebook(str(FOLDER / "03_train_envnet.ipynb")))
+    expected = {"dataset", "source", "subset", "data_dir", "sample_rate", "train_folds", "eval_folds", "epochs"}
+    expected |= {
+        "batch_size",
+        "learning_rate",
+        "schedule",
+        "warmup",
+        "weight_decay",
+        "between_class",
+        "crops",
+        "device",
+    }
+    expected |= {"seed", "strong_augmentation", "save_dir", "keep_n", "eval_every", "device"}
+    assert expected <= set(inspect_notebook(str(FOLDER / f"{name}.ipynb")))
