@@ -14,6 +14,9 @@ import pandas as pd
 from esc_lib.recipes import TrainConfig
 from esc_lib.runs import load_run, write_json
 
+MEASURED = [
+    "network", "learning", "data set", "learned from", "tested on", "epochs", "accuracy", "clips", "minutes",
+]  # fmt: skip
 RESULTS = Path(__file__).parents[1] / "data" / "results"
 
 
@@ -29,7 +32,8 @@ def measured(*networks: str) -> pd.DataFrame:
     Its accuracy (%) is the last epoch's, on the named test folds alone.
     """
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    return pd.DataFrame([_row(r) for r in records if not networks or r["config"]["architecture"] in networks])
+    rows = [_row(record) for record in records if not networks or record["config"]["architecture"] in networks]
+    return pd.DataFrame(rows, columns=MEASURED)
 
 
 def save_record(run_dir: str | Path, minutes: float, results_dir: Path = RESULTS) -> Path:
@@ -64,19 +68,11 @@ def save_record(run_dir: str | Path, minutes: float, results_dir: Path = RESULTS
     return path
 
 
-def _row(record: dict) -> dict:
+def _row(record: dict) -> tuple:
     config = TrainConfig.from_dict(record["config"])
-    return {
-        "network": config.architecture,
-        "learning": learning_name(config),
-        "data set": config.dataset,
-        "learned from": " ".join(map(str, config.train_folds)),
-        "tested on": " ".join(map(str, config.eval_folds)),
-        "epochs": config.epochs,
-        "accuracy": round(100 * record["result"]["acc"], 1),
-        "clips": record["result"]["clips"],
-        "minutes": record["minutes"],
-    }
+    folds = [" ".join(map(str, of)) for of in (config.train_folds, config.eval_folds)]
+    result = round(100 * record["result"]["acc"], 1), record["result"]["clips"], record["minutes"]
+    return (config.architecture, learning_name(config), config.dataset, *folds, config.epochs, *result)
 
 
 def learning_name(config: TrainConfig) -> str:
