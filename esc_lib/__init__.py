@@ -1,8 +1,8 @@
 """The reusable pieces of the course on end-to-end environmental sound classification.
 
 Sound flows one way: datasets (what each set is) -> download and synthetic -> prepare -> clips (one tensor) ->
-augment -> models -> train -> runs -> evaluate -> plots, with recipes (the papers' settings) beside the models. The
-notebooks explain; what they use again and again is here. A module imports only what is needed before it: `train`
+augment and mixing -> models -> batches -> train -> runs -> evaluate -> plots, with recipes (the papers' settings) and
+records (published and measured numbers) beside them. The notebooks explain; what they use again and again is here. A module imports only what is needed before it: `train`
 writes its run and draws its curves, so it imports `runs` and `plots`, and neither imports it.
 """
 

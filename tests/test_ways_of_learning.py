@@ -30,7 +30,7 @@ def changed(before, after):
 
 
 def learn_bias(tmp_path, monkeypatch, **changes):
-    """Trains a network that is nothing but its biases on classes 3, 3, 3, 1, 1, 7; returns their shares and the biases."""
+    """Trains a network that is only its biases on classes 3, 3, 3, 1, 1, 7; returns their shares and the biases."""
     targets = [3, 3, 3, 1, 1, 7]
     write_set(tmp_path, numbered([1, 1, 2, 2, 2, 2, 3], [*targets, 5]))
     register(monkeypatch, network(lambda self, x: self.bias.expand(len(x), -1)))
