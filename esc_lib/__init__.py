@@ -2,8 +2,9 @@
 
 Sound flows one way: datasets (what each set is) -> download and synthetic -> prepare -> clips (one tensor) ->
 augment and mixing -> models -> batches -> train -> runs -> evaluate -> plots, with recipes (the papers' settings) and
-records (published and measured numbers) beside them. The notebooks explain; what they use again and again is here. A module imports only what is needed before it: `train`
-writes its run and draws its curves, so it imports `runs` and `plots`, and neither imports it.
+records (published and measured numbers) beside them. The notebooks explain; what they use again and again is here. A
+module imports only what is needed before it: `train` writes its run and draws its curves, so it imports `runs` and
+`plots`, and neither imports it.
 """
 
 from esc_lib.clips import Clips, load_clips
@@ -12,6 +13,7 @@ from esc_lib.evaluate import Evaluation, evaluate
 from esc_lib.models import build_model
 from esc_lib.prepare import prepare
 from esc_lib.recipes import TrainConfig, recipe
+from esc_lib.resume import RunInUse
 from esc_lib.runs import Run, list_runs, load_run
 from esc_lib.train import TrainingStopped, train
 
@@ -20,6 +22,7 @@ __all__ = [
     "Clips",
     "Evaluation",
     "Run",
+    "RunInUse",
     "TrainConfig",
     "TrainingStopped",
     "build_model",

@@ -7,6 +7,8 @@
         losses.png, accuracies.png
         <name>/<name>.model    a checkpoint: the network's state dict
         eval/                  what `evaluate` found
+        training.state         what an unfinished training goes on from (`esc_lib.resume`)
+        .lock, .pid            of the process that trains, and who it is
 
 The last epoch is the result of a run. The checkpoint that did best on the evaluation folds is kept too, and called
 "best": its accuracy is chosen by looking at the test clips, so it is too high to report.
@@ -49,6 +51,11 @@ class Run:
     history: dict[str, dict[int, float]] = field(default_factory=lambda: {key: {} for key in HISTORY_KEYS})
     checkpoints: dict[str, dict] = field(default_factory=dict)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch was trained, tested and kept."""
+        return any(checkpoint["epoch"] == self.config.epochs for checkpoint in self.checkpoints.values())
+
     def checkpoint(self, which: str = "last") -> dict:
         """Name, epoch and accuracy of a checkpoint.
 
@@ -85,8 +92,7 @@ class Run:
             raise FileNotFoundError(f"{file} is missing: copy the whole run directory, or train again")
         model = build_model(self.config.architecture, len(get_dataset(self.config.dataset).classes))
         try:
-            # weights_only: a checkpoint from elsewhere must not be able to execute code.
-            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            model.load_state_dict(load_tensors(file))
         except Exception as error:  # the unpickler trips over a damaged file in many ways
             raise ValueError(f"{file} is not a checkpoint of {self.config.architecture}: {error}") from error
         return model.eval()
@@ -110,7 +116,8 @@ class Run:
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         self._file(name).parent.mkdir(exist_ok=True)
         write_whole(self._file(name), lambda file: file.write(_saved(state)))
-        entries = [*self.checkpoints.values(), {"name": name, "epoch": epoch, "eval_acc": eval_acc}]
+        earlier = [entry for entry in self.checkpoints.values() if entry["epoch"] != epoch]
+        entries = [*earlier, {"name": name, "epoch": epoch, "eval_acc": eval_acc}]
         entries.sort(key=lambda entry: (-entry["eval_acc"], entry["epoch"]))
         kept = [entry for i, entry in enumerate(entries) if i < self.config.keep_n or entry["epoch"] == epoch]
         self.checkpoints = {entry["name"]: entry for entry in kept}
@@ -134,20 +141,57 @@ def new_run(config: TrainConfig, save_dir: str | Path | None = None) -> Run:
     Raises:
         OSError: it cannot be written.
     """
+    return open_run(make_run_folder(config, save_dir), config)
+
+
+def make_run_folder(config: TrainConfig, save_dir: str | Path | None = None, run_dir: str | Path | None = None) -> Path:
+    """Makes the folder for a run if it is not there.
+
+    Args:
+        config: the settings.
+        save_dir: where runs lie, as for `runs_folder`.
+        run_dir: name of the folder in `save_dir`, or a path; a new name from what is trained and when if not given.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     folder = runs_folder(save_dir)
     stem = f"{config.architecture}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}-"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix=stem, dir=folder))
+        if run_dir is None:
+            path = Path(tempfile.mkdtemp(prefix=stem, dir=folder))
+            path.chmod(0o755)  # mkdtemp's is for its owner alone
+        else:
+            path = (folder / Path(run_dir).expanduser()).resolve()
+            path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             error.errno, f"no run can be made in {folder} ({error.strerror}): choose another save_dir"
         ) from error
-    path.chmod(0o755)  # mkdtemp's is for its owner alone
+    return path
+
+
+def open_run(path: Path, config: TrainConfig) -> Run:
+    """The run of these settings in a folder: with what was done already, or begun now.
+
+    Raises:
+        ValueError: the folder holds a run of other settings, or something else.
+        OSError: it cannot be written.
+    """
+    if (path / "config.json").is_file():
+        run = load_run(path)
+        old, new = run.config.to_dict(), config.to_dict()
+        other = [f"{name} is {old[name]!r} there and {new[name]!r} here" for name in new if old[name] != new[name]]
+        if other:
+            raise ValueError(f"{path} holds a run of other settings ({', '.join(other)}): choose another run_dir")
+        return run
+    if [file for file in path.iterdir() if not file.name.startswith(".") and file.suffix != ".json"]:
+        raise ValueError(f"{path} is not empty and holds no run: choose another run_dir")
     run = Run(path, config)
-    write_json(path / "config.json", config.to_dict())
     run.save_history()
     write_json(path / "checkpoints.json", run.checkpoints)
+    write_json(path / "config.json", config.to_dict())  # the last, because it is the mark of a run
     return run
 
 
@@ -199,6 +243,19 @@ def write_whole(path: Path, write: Callable) -> None:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> dict:
+    """What torch.save wrote, on the CPU; never anything that could execute code.
+
+    Raises:
+        ValueError: the file would call something when it is opened; the message says what.
+        Exception: the file is damaged, in the words of whoever found it.
+    """
+    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    if unsafe:
+        raise ValueError(f"it would call {', '.join(unsafe)} when it is opened, which no file of this course does")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _saved(state: dict) -> memoryview:

@@ -1,6 +1,7 @@
 """Training: clips in, a run directory out."""
 
 import math
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from esc_lib.inference import class_probabilities
 from esc_lib.mixing import kl_loss
 from esc_lib.models import build_model
 from esc_lib.recipes import TrainConfig
-from esc_lib.runs import Run, load_run, new_run
+from esc_lib.resume import alone_in, load_state, save_state, state_file
+from esc_lib.runs import Run, load_run, make_run_folder, open_run
 
 
 class TrainingStopped(RuntimeError):
-    """The loss became infinite or not a number."""
+    """The loss became infinite or not a number, or the GPU's memory is too small."""
 
 
 def train(
@@ -29,22 +31,30 @@ def train(
     data_dir: str | Path | None = None,
     save_dir: str | Path | None = None,
     device: str = "auto",
+    run_dir: str | Path | None = None,
 ) -> Run:
     """Trains a network and keeps the run. The same settings on the same machine give the same numbers.
+
+    A training that was stopped, however it was, goes on where it was last tested if it is called again with the same
+    `run_dir`; on the CPU its numbers are those of one that was never stopped.
 
     Args:
         config: the settings, say from `recipe`.
         data_dir: where prepared data lies, if not in `ESC_DATA` or the repository's `data/`.
         save_dir: where the run directory is made, if not in `ESC_RUNS` or the repository's `runs/`.
         device: "auto" (GPU if there is one), "cpu", "cuda", "cuda:1".
+        run_dir: name of the run directory in `save_dir`, or a path; a new name for every run if not given.
 
     Returns:
         the finished run; its last epoch is the result.
 
     Raises:
         FileNotFoundError: the data has not been prepared.
-        ValueError: a fold is not there, or no such device, or `start_from` is no run to start from.
-        TrainingStopped: the loss is no number any more. The run keeps its last good checkpoint.
+        ValueError: a fold is not there, or no such device, or `start_from` is no run to start from, or `run_dir`
+            holds a run of other settings.
+        RunInUse: another process is training in `run_dir`.
+        TrainingStopped: the loss is no number any more, or the GPU's memory is too small. The run keeps its last good
+            checkpoint.
         KeyboardInterrupt: the user stopped it. The run keeps what was finished.
         OSError: the run cannot be written; what was written before is kept.
     """
@@ -54,13 +64,22 @@ def train(
     torch.backends.cudnn.deterministic = True
     model = _new_model(config, len(train_clips.classes))
     model.to(place, memory_format=torch.channels_last)  # convolutions on CPUs are about a third faster so
-    run = new_run(config, save_dir)
-    try:
-        _train_epochs(run, model, train_clips, eval_clips)
-    except (KeyboardInterrupt, TrainingStopped):
-        with suppress(OSError):  # why it stopped is the news
-            run.save_curves()
-        raise
+    if device == "auto" and place.type == "cpu":
+        tqdm.write("no GPU that PyTorch can use: training on the CPU", file=sys.stderr)
+    path = make_run_folder(config, save_dir, run_dir)
+    with alone_in(path):
+        run = open_run(path, config)
+        try:
+            _train_epochs(run, model, train_clips, eval_clips)
+        except (KeyboardInterrupt, TrainingStopped):
+            with suppress(OSError):  # why it stopped is the news
+                run.save_curves()
+            raise
+        except torch.OutOfMemoryError as error:
+            smaller = max(1, config.batch_size // 2)
+            raise TrainingStopped(
+                f"the GPU's memory is too small for batch_size {config.batch_size}: try {smaller}"
+            ) from error
     return run
 
 
@@ -116,8 +135,9 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
     optimizer = _new_optimizer(config, model)
     generator = torch.Generator().manual_seed(config.seed)
     steps = math.ceil(len(train_clips) / config.batch_size)
-    with tqdm(total=config.epochs * steps, desc=run.path.name, unit="step") as progress:
-        for epoch in range(1, config.epochs + 1):
+    done = _take_up(run, model, optimizer, generator)
+    with tqdm(total=config.epochs * steps, initial=done * steps, desc=run.path.name, unit="step") as progress:
+        for epoch in range(done + 1, config.epochs + 1):
             optimizer.param_groups[0]["lr"] = config.learning_rate_at(epoch)
             start_learning(model, frozen=0 < config.freeze_epoch <= epoch)
             loss, acc = _train_epoch(config, model, optimizer, train_clips, generator, progress)
@@ -127,6 +147,9 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
             run.save_history()
             if epoch % config.eval_every == 0 or epoch == config.epochs:
                 _test(run, model, epoch, eval_clips)
+                if epoch < config.epochs:
+                    save_state(run, model, optimizer, generator, epoch)
+                _keep(run, model, epoch)
             progress.set_postfix_str(_summary(run, epoch))
 
 
@@ -164,7 +187,7 @@ def _train_epoch(
 
 
 def _test(run: Run, model: nn.Module, epoch: int, clips: Clips) -> None:
-    """Tests the network on every evaluation clip and keeps it as a checkpoint."""
+    """Tests the network on every evaluation clip."""
     config = run.config
     probabilities = class_probabilities(
         model, clips, config.crop_samples, config.crops, pad=config.pad, min_peak=config.min_peak
@@ -174,9 +197,26 @@ def _test(run: Run, model: nn.Module, epoch: int, clips: Clips) -> None:
     _refuse_no_number(loss, f"the evaluation loss of epoch {epoch}", run)
     acc = float((probabilities.argmax(dim=1) == targets).double().mean())
     run.history["eval_loss"][epoch], run.history["eval_acc"][epoch] = loss, acc
-    run.save_checkpoint(model, epoch, acc)
+
+
+def _keep(run: Run, model: nn.Module, epoch: int) -> None:
+    """Writes down a tested epoch. After the last one nothing is left to go on from."""
+    run.save_checkpoint(model, epoch, run.history["eval_acc"][epoch])
     run.save_history()
     run.save_curves()
+    if run.finished:
+        state_file(run).unlink(missing_ok=True)
+
+
+def _take_up(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:
+    """Brings everything to where the run was last tested, and returns that epoch; 0 for a new run."""
+    if run.finished:
+        state_file(run).unlink(missing_ok=True)
+        return run.config.epochs
+    done = load_state(run, model, optimizer, generator)
+    if done and all(checkpoint["epoch"] != done for checkpoint in run.checkpoints.values()):
+        _keep(run, model, done)  # it was stopped after the state was written and before the checkpoint was
+    return done
 
 
 def _refuse_no_number(loss: float, what: str, run: Run) -> None:

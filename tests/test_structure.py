@@ -17,7 +17,8 @@ LIBRARY = ROOT / "esc_lib"
 # Sound flows one way: a module imports only what comes before it.
 ORDER = [
     "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment",
-    "mixing", "device", "models", "recipes", "batches", "plots", "inference", "runs", "train", "evaluate", "records",
+    "mixing", "device", "models", "recipes", "batches", "plots", "inference", "runs", "resume", "train", "evaluate",
+    "records",
 ]  # fmt: skip
 REQUIRED = {
     "torch", "torchaudio", "numpy", "pandas", "requests", "tqdm", "scikit-learn", "matplotlib", "seaborn",
@@ -25,7 +26,11 @@ REQUIRED = {
 }  # fmt: skip
 DISTRIBUTION = {"sklearn": "scikit-learn", "IPython": "ipython"}  # where the import's name is another
 # What a dependency is sure to bring, and by which way.
-BROUGHT = {"urllib3": ["requests", "urllib3"], "ipython": ["jupyterlab", "ipykernel", "ipython"]}
+BROUGHT = {
+    "urllib3": ["requests", "urllib3"],
+    "filelock": ["torch", "filelock"],
+    "ipython": ["jupyterlab", "ipykernel", "ipython"],
+}
 FILES = sorted(LIBRARY.rglob("*.py"))
 
 
