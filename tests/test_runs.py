@@ -58,7 +58,7 @@ def test_a_finished_run_holds_the_files_that_are_promised(tmp_path):
     assert run.path.name.startswith("tiny-synthetic-")
     names = [f"epoch-{epoch:04d}" for epoch in (1, 2, 3)]
     assert files_below(run.path) == {
-        "config.json", "history.json", "checkpoints.json", "losses.png", "accuracies.png",
+        "config.json", "history.json", "checkpoints.json", "losses.png", "accuracies.png", ".lock",
         *(f"{name}/{name}.model" for name in names),
     }  # fmt: skip
     settings = json.loads((run.path / "config.json").read_text())
