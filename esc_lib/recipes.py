@@ -271,7 +271,7 @@ _FAMILIES = {
 # because with so few clips a step they overshoot.
 _QUICK = {
     "envnet": dict(epochs=10, batch_size=8, schedule=(0.7, 0.9), eval_every=5),
-    "envnetv2": dict(epochs=2, batch_size=8, learning_rate=0.001, schedule=(), crops=2, eval_every=1),
+    "envnetv2": dict(epochs=2, batch_size=8, learning_rate=0.001, schedule=(), crops=2, eval_every=2),
     "wavemsnet": dict(epochs=1, batch_size=8, learning_rate=0.002, schedule=(), crops=4, eval_every=1),
     "acdnet": dict(
         epochs=6,

@@ -120,7 +120,18 @@ def test_yaml_fits_its_notebook(path):
 
 def settings_of(values, architecture):
     """What a notebook's values ask `recipe` for, without those that are the notebook's own."""
-    elsewhere = {"dataset", "networks", "source", "subset", "data_dir", "device", "save_dir", "keep_n", "train_folds"}
+    elsewhere = {
+        "train_folds",
+        "dataset",
+        "networks",
+        "source",
+        "subset",
+        "data_dir",
+        "device",
+        "save_dir",
+        "keep_n",
+        "run_dir",
+    }
     phase_2 = {name.removeprefix("phase_2_"): value for name, value in values.items() if name.startswith("phase_2_")}
     if architecture == "wavemsnet_logmel":
         values = {**values, **phase_2}
@@ -164,5 +175,5 @@ def test_training_notebooks_have_every_setting(name):
         "crops",
         "device",
     }
-    expected |= {"seed", "strong_augmentation", "save_dir", "keep_n", "eval_every", "device"}
+    expected |= {"seed", "strong_augmentation", "save_dir", "run_dir", "keep_n", "eval_every", "device"}
     assert expected <= set(inspect_notebook(str(FOLDER / f"{name}.ipynb")))
