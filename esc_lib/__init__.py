@@ -8,11 +8,12 @@ module imports only what is needed before it: `train` writes its run and draws i
 """
 
 from esc_lib.clips import Clips, load_clips
+from esc_lib.config import TrainConfig
 from esc_lib.datasets import DATASETS, get_dataset
 from esc_lib.evaluate import Evaluation, evaluate
 from esc_lib.models import build_model
 from esc_lib.prepare import prepare
-from esc_lib.recipes import TrainConfig, recipe
+from esc_lib.recipes import recipe
 from esc_lib.resume import RunInUse
 from esc_lib.runs import Run, list_runs, load_run
 from esc_lib.train import TrainingStopped, train

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from esc_lib.augment import random_crops, random_gains, random_scales
 from esc_lib.clips import Clips
+from esc_lib.config import TrainConfig
 from esc_lib.mixing import mix, mixed_labels, random_pairs
-from esc_lib.recipes import TrainConfig
 
 REDRAWS = 10
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from esc_lib.recipes import TrainConfig
+from esc_lib.config import TrainConfig
 from esc_lib.runs import load_run, write_json
 
 MEASURED = [

@@ -27,10 +27,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from esc_lib.config import TrainConfig
 from esc_lib.datasets import get_dataset
 from esc_lib.models import build_model
 from esc_lib.plots import plot_curves
-from esc_lib.recipes import TrainConfig
 
 HISTORY_KEYS = ("loss", "acc", "lr", "eval_loss", "eval_acc")
 

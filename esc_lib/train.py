@@ -13,11 +13,11 @@ from tqdm import tqdm
 from esc_lib.augment import trim_silence
 from esc_lib.batches import batches
 from esc_lib.clips import Clips, load_clips
+from esc_lib.config import TrainConfig
 from esc_lib.device import pick_device
 from esc_lib.inference import class_probabilities
 from esc_lib.mixing import kl_loss
 from esc_lib.models import build_model
-from esc_lib.recipes import TrainConfig
 from esc_lib.resume import alone_in, load_state, save_state, state_file
 from esc_lib.runs import Run, load_run, make_run_folder, open_run
 

@@ -8,8 +8,8 @@ from tiny import config, register, tones, write_set
 
 from esc_lib import evaluate, train
 from esc_lib import records as records_module
+from esc_lib.config import TrainConfig
 from esc_lib.models import ARCHITECTURES
-from esc_lib.recipes import TrainConfig
 from esc_lib.records import RESULTS, measured, published, save_record
 
 SETS = ["esc10", "esc50", "urbansound8k"]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import esc_lib.models
+from esc_lib.config import TrainConfig
 from esc_lib.datasets import ESC10_CLASSES
-from esc_lib.recipes import TrainConfig
 
 RATE = 1000  # Hz
 LENGTH = 100  # samples that the tiny networks take

@@ -1,0 +1,174 @@
+"""The settings of a run: everything that decides its numbers, checked when they are put together."""
+
+import difflib
+from dataclasses import MISSING, asdict, dataclass, fields
+
+from esc_lib.datasets import get_dataset, prepared_folder
+from esc_lib.models import get_architecture
+from esc_lib.models.blocks import lengths_text
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the numbers of a run; saved as its `config.json`.
+
+    Attributes:
+        architecture: the network's name, as `build_model` takes it.
+        dataset: the set's name, as `prepare` takes it.
+        sample_rate: of the prepared set, in Hz.
+        crop_samples: length of the network's input, in samples.
+        train_folds, eval_folds: official folds to learn from and to test on; they may not overlap.
+        epochs: times that every training clip is shown.
+        batch_size: clips a step; the last, smaller batch of an epoch is used too.
+        learning_rate: at the start.
+        schedule: fractions of `epochs`, in rising order; after each the learning rate is multiplied by `lr_gamma`.
+        lr_gamma: see `schedule`.
+        warmup: so many first epochs have a tenth of `learning_rate`.
+        optimizer: "sgd" or "adam".
+        momentum: of "sgd" alone.
+        nesterov: whether the momentum is Nesterov's; of "sgd" alone.
+        weight_decay: L2 penalty on every parameter.
+        between_class: whether clips of two classes are mixed and the network learns the ratio (BC learning).
+        strong_augmentation: whether clips are made longer or shorter by 1.25^u, and the input louder or softer by up
+            to 6 dB.
+        freeze_epoch: from this epoch on only the classifier learns, and the network's front-end stays as it is; 1 is
+            the first epoch, 0 never.
+        start_from: run directory of a "wavemsnet" whose weights a "wavemsnet_logmel" starts from; "" for none.
+        trim_silence: whether leading and trailing zeros of each clip are cut off.
+        pad: whether half a crop of zeros stands at both sides of each clip before crops are cut.
+        min_peak: crops that stay below it (full scale is 1) are drawn again in training, at most ten times, and do
+            not count at test, unless all crops of the clip do so.
+        crops: at equal distance per clip at test, whose probabilities are averaged.
+        seed: of weights, order, crops and dropout.
+        eval_every: epochs between two tests on `eval_folds`, each with a checkpoint; the last epoch always has both.
+        keep_n: how many of the checkpoints that did best on `eval_folds` are kept; the last is kept in any case.
+
+    Raises:
+        ValueError: a value that no run can have, by name.
+    """
+
+    architecture: str
+    dataset: str
+    sample_rate: int
+    crop_samples: int
+    train_folds: tuple[int, ...]
+    eval_folds: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: tuple[float, ...]
+    lr_gamma: float = 0.1
+    warmup: int = 0
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    between_class: bool = False
+    strong_augmentation: bool = False
+    freeze_epoch: int = 0
+    start_from: str = ""
+    trim_silence: bool = True
+    pad: bool = True
+    min_peak: float = 0.0
+    crops: int = 10
+    seed: int = 0
+    eval_every: int = 10
+    keep_n: int = 1
+
+    def __post_init__(self):
+        for name in ("train_folds", "eval_folds", "schedule"):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)):
+                raise ValueError(f"{name} is {value!r}: expected a list")
+            object.__setattr__(self, name, tuple(value))  # JSON and papermill have only lists
+        _check(self)
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, the first of which is 1.
+
+        >>> from esc_lib.recipes import recipe
+        >>> [recipe("envnet", "esc10", epochs=8).learning_rate_at(e) for e in (1, 4, 5, 7)]
+        [0.01, 0.01, 0.001, 0.0001]
+        """
+        # Rounded, because 0.29 * 100 is a little less than 29 in floating point.
+        steps = sum(epoch > round(fraction * self.epochs, 6) for fraction in self.schedule)
+        factor = 0.1 if epoch <= self.warmup else self.lr_gamma**steps
+        return float(f"{self.learning_rate * factor:.12g}")  # 0.001, not 0.0010000000000000002
+
+    def to_dict(self) -> dict:
+        """As it is written to `config.json`."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "TrainConfig":
+        """The opposite of `to_dict`.
+
+        Raises:
+            ValueError: a key that is unknown or missing, by name.
+        """
+        refuse_unknown_keys(values)
+        missing = [f.name for f in fields(cls) if f.name not in values and f.default is MISSING]
+        if missing:
+            raise ValueError(f"the configuration lacks {', '.join(missing)}")
+        return cls(**values)
+
+
+def refuse_unknown_keys(values: dict) -> None:
+    """Raises ValueError for a setting that `TrainConfig` does not have, with the nearest that it has."""
+    known = [f.name for f in fields(TrainConfig)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"unknown setting {key!r}: {hint}")
+
+
+def _check(config: TrainConfig) -> None:
+    """Raises ValueError naming the first value that no run can have."""
+    network = get_architecture(config.architecture)
+    prepared_folder(config.dataset, config.sample_rate)
+    _check_folds(config)
+    for name in ("crop_samples", "epochs", "batch_size", "crops", "eval_every", "keep_n"):
+        _check_number(config, name, int, 1, 10**9)
+    for name, high in (("seed", 2**63 - 1), ("warmup", 10**9), ("freeze_epoch", 10**9)):
+        _check_number(config, name, int, 0, high)
+    for name, high in (("learning_rate", 100), ("momentum", 1), ("weight_decay", 1), ("lr_gamma", 1), ("min_peak", 1)):
+        _check_number(config, name, (int, float), 0, high)
+    for name in ("nesterov", "between_class", "strong_augmentation", "trim_silence", "pad"):
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name} is {getattr(config, name)!r}: expected true or false")
+    if config.crop_samples not in network.LENGTHS:
+        raise ValueError(
+            f"crop_samples is {config.crop_samples}: {config.architecture} takes {lengths_text(network.LENGTHS)}"
+        )
+    if config.optimizer not in ("sgd", "adam"):
+        raise ValueError(f"optimizer is {config.optimizer!r}: expected sgd or adam")
+    if not isinstance(config.start_from, str) or (config.start_from and config.architecture != "wavemsnet_logmel"):
+        raise ValueError(f"start_from is {config.start_from!r}: only wavemsnet_logmel starts from another run's folder")
+    numbers = [f for f in config.schedule if isinstance(f, float) and 0 < f < 1]
+    if list(config.schedule) != sorted(numbers):
+        raise ValueError(
+            f"schedule is {list(config.schedule)}: expected fractions of the epochs in rising order, say [0.5, 0.75]"
+        )
+
+
+def _check_folds(config: TrainConfig) -> None:
+    folds = get_dataset(config.dataset).folds
+    for name in ("train_folds", "eval_folds"):
+        chosen = getattr(config, name)
+        wrong = [fold for fold in chosen if type(fold) is not int or fold not in folds or chosen.count(fold) > 1]
+        if wrong or not chosen:
+            raise ValueError(
+                f"{name} is {list(chosen)}: expected at least one of {config.dataset}'s folds {list(folds)}, each once"
+            )
+    both = sorted(set(config.train_folds) & set(config.eval_folds))
+    if both:
+        raise ValueError(f"fold(s) {both} stand in train_folds and in eval_folds: no test on what was learned from")
+
+
+def _check_number(config: TrainConfig, name: str, kind: type | tuple, low: int, high: int) -> None:
+    value = getattr(config, name)
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+        what = "a whole number" if kind is int else "a number"
+        hint = " (in YAML write 1.0e-3, not 1e-3)" if isinstance(value, str) else ""
+        raise ValueError(f"{name} is {value!r}: expected {what} from {low} to {high}{hint}")
