@@ -89,3 +89,10 @@ def test_every_record_is_in_the_table():
     table = measured()
     assert len(table) == len(RECORDS) > 0
     assert isinstance(table, pd.DataFrame) and table.notna().all(axis=None)
+
+
+def test_the_readme_shows_every_record():
+    readme = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = ["network", "learning", "data set", "learned from", "tested on", "epochs", "accuracy", "clips"]
+    for values in measured()[shown].astype(str).to_numpy():
+        assert f"| {' | '.join(values)} |" in readme
