@@ -18,9 +18,9 @@ def plot_curves(history: dict[str, dict[int, float]], kind: str) -> Figure:
     """
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
-    for key, label, style in ((kind, "training", "-"), (f"eval_{kind}", "evaluation", "o-")):
+    for key, label, style in ((kind, "training", ".-"), (f"eval_{kind}", "evaluation", "o-")):
         axes.plot(list(history[key]), list(history[key].values()), style, label=label)
-    axes.set(xlabel="epoch", ylabel=_AXIS_LABELS[kind])
+    axes.set(xlabel="epoch", ylabel=_AXIS_LABELS[kind], xlim=(0.5, max(history[kind], default=1) + 0.5))
     axes.xaxis.get_major_locator().set_params(integer=True)
     if kind == "acc":
         axes.set_ylim(0, 1)
