@@ -1,7 +1,7 @@
 """A training that can go on after whatever stopped it: its whole state in one file, and one process at a time.
 
-The file is written whole or not at all at every test of the network, before the checkpoint of that test; so the
-checkpoints of a run are never ahead of its state.
+The file is written whole or not at all at every test of the network but the last, before the checkpoint of that test;
+so the checkpoints of an unfinished run are never ahead of its state.
 """
 
 import io

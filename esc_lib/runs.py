@@ -135,15 +135,6 @@ def runs_folder(save_dir: str | Path | None = None) -> Path:
     return Path(save_dir or os.environ.get("ESC_RUNS") or Path(__file__).parents[1] / "runs").expanduser().resolve()
 
 
-def new_run(config: TrainConfig, save_dir: str | Path | None = None) -> Run:
-    """Makes a new run directory, named after what is trained and when, with the settings in it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    return open_run(make_run_folder(config, save_dir), config)
-
-
 def make_run_folder(config: TrainConfig, save_dir: str | Path | None = None, run_dir: str | Path | None = None) -> Path:
     """Makes the folder for a run if it is not there.
 

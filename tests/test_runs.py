@@ -14,10 +14,10 @@ import time
 import pytest
 import torch
 from disk import largest_file
-from tiny import TinyNet, config, files_below, network, register, tones, write_set
+from tiny import TinyNet, config, files_below, network, new_run, register, tones, write_set
 
 from esc_lib import list_runs, load_run, train
-from esc_lib.runs import HISTORY_KEYS, new_run, runs_folder, write_whole
+from esc_lib.runs import HISTORY_KEYS, runs_folder, write_whole
 
 runs_module = importlib.import_module("esc_lib.runs")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import esc_lib.models
 from esc_lib.config import TrainConfig
 from esc_lib.datasets import ESC10_CLASSES
+from esc_lib.runs import Run, make_run_folder, open_run
 
 RATE = 1000  # Hz
 LENGTH = 100  # samples that the tiny networks take
@@ -84,6 +85,11 @@ def config(**changes) -> TrainConfig:
         eval_every=1,
     )
     return TrainConfig(**{**values, **changes})
+
+
+def new_run(settings: TrainConfig, save_dir: Path | None = None) -> Run:
+    """A run that has done nothing yet, in a directory of its own."""
+    return open_run(make_run_folder(settings, save_dir), settings)
 
 
 def write_set(data_dir: Path, sounds: list[Sound], dataset: str = "synthetic", subset: bool = True) -> Path:
