@@ -14,7 +14,7 @@ from esc_lib.augment import trim_silence
 from esc_lib.batches import batches
 from esc_lib.clips import Clips, load_clips
 from esc_lib.config import TrainConfig
-from esc_lib.device import pick_device
+from esc_lib.device import kept_memory, pick_device
 from esc_lib.inference import class_probabilities
 from esc_lib.mixing import kl_loss
 from esc_lib.models import build_model
@@ -67,7 +67,7 @@ def train(
     if device == "auto" and place.type == "cpu":
         tqdm.write("no GPU that PyTorch can use: training on the CPU", file=sys.stderr)
     path = make_run_folder(config, save_dir, run_dir)
-    with alone_in(path):
+    with alone_in(path), kept_memory():
         run = open_run(path, config)
         try:
             _train_epochs(run, model, train_clips, eval_clips)

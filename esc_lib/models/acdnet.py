@@ -54,15 +54,15 @@ class ACDNet(nn.Module):
         pool = self.POOLS[x.shape[2]]
         x = x.unsqueeze(2)  # (B, 1, 30225) -> (B, 1, 1, 30225)
         x = F.relu(self.conv1(x))  # -> (B, 8, 1, 15109)
-        x = F.relu(F.max_pool2d(self.conv2(x), (1, pool)))  # -> (B, 64, 1, 7553) -> (B, 64, 1, 151)
+        x = F.relu(self.conv2(x, pool=(1, pool)))  # -> (B, 64, 1, 7553) -> (B, 64, 1, 151)
         return x.transpose(1, 2)  # -> (B, 1, 64, 151): the channels become the frequency axis of a picture
 
     def classify(self, x: Tensor) -> Tensor:
         """What the picture shows: `(B, 1, 64, 151)` -> `(B, n_classes)`."""
-        x = F.relu(F.max_pool2d(self.conv3(x), 2))  # -> (B, 32, 64, 151) -> (B, 32, 32, 75)
-        x = F.relu(F.max_pool2d(self.conv5(F.relu(self.conv4(x))), 2))  # -> (B, 64, 32, 75) -> (B, 64, 16, 37)
-        x = F.relu(F.max_pool2d(self.conv7(F.relu(self.conv6(x))), 2))  # -> (B, 128, 16, 37) -> (B, 128, 8, 18)
-        x = F.relu(F.max_pool2d(self.conv9(F.relu(self.conv8(x))), 2))  # -> (B, 256, 8, 18) -> (B, 256, 4, 9)
-        x = F.relu(F.max_pool2d(self.conv11(F.relu(self.conv10(x))), 2))  # -> (B, 512, 4, 9) -> (B, 512, 2, 4)
+        x = F.relu(self.conv3(x, pool=(2, 2)))  # -> (B, 32, 64, 151) -> (B, 32, 32, 75)
+        x = F.relu(self.conv5(F.relu(self.conv4(x)), pool=(2, 2)))  # -> (B, 64, 32, 75) -> (B, 64, 16, 37)
+        x = F.relu(self.conv7(F.relu(self.conv6(x)), pool=(2, 2)))  # -> (B, 128, 16, 37) -> (B, 128, 8, 18)
+        x = F.relu(self.conv9(F.relu(self.conv8(x)), pool=(2, 2)))  # -> (B, 256, 8, 18) -> (B, 256, 4, 9)
+        x = F.relu(self.conv11(F.relu(self.conv10(x)), pool=(2, 2)))  # -> (B, 512, 4, 9) -> (B, 512, 2, 4)
         x = F.relu(self.conv12(self.dropout(x)))  # -> (B, n_classes, 2, 4)
         return self.fc(x.mean(dim=(2, 3)))  # -> (B, n_classes)

@@ -4,16 +4,29 @@ from collections.abc import Container
 
 from torch import Tensor, nn
 
+from esc_lib.models.convolution import Conv2d, conv_and_norm, norm_and_pool
+
 # Chainer's default, with which the EnvNets were trained; PyTorch's own is 1e-5.
 CHAINER_EPS = 2e-5
 
 
-class Conv(nn.Sequential):
-    """Convolution without bias, He-normal at the start, then batch norm: `(B, in, F, T) -> (B, out, F', T')`.
+class ConvNorm(nn.Sequential):
+    """A convolution and its batch norm, with a max-pool behind them if asked for.
 
     The ReLU that follows is left to the network, because max-pool and ReLU may change places without changing the
     result, and pooling first is less work.
+
+    Shape:
+        `(batch, in, F, T) -> (batch, out, F', T')`
     """
+
+    def forward(self, x: Tensor, pool: tuple[int, int] | None = None, ceil_mode: bool = False) -> Tensor:
+        conv, norm = self
+        return conv_and_norm(x, conv, norm) if pool is None else norm_and_pool(conv(x), norm, pool, ceil_mode)
+
+
+class Conv(ConvNorm):
+    """Convolution without bias, He-normal at the start, then batch norm."""
 
     def __init__(
         self,
@@ -24,7 +37,7 @@ class Conv(nn.Sequential):
         padding: tuple[int, int] = (0, 0),
         eps: float = CHAINER_EPS,
     ):
-        conv = nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False)
+        conv = Conv2d(n_in, n_out, kernel, stride, padding, bias=False)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # He et al., ICCV 2015
         super().__init__(conv, nn.BatchNorm2d(n_out, eps=eps))
 

@@ -45,13 +45,13 @@ class EnvNet(nn.Module):
         """The learned time-frequency map: 40 bands by 150 frames of 10 ms."""
         x = x.unsqueeze(2)  # (B, 1, 24014) -> (B, 1, 1, 24014)
         x = F.relu(self.conv1(x))  # -> (B, 40, 1, 24007)
-        x = F.relu(F.max_pool2d(self.conv2(x), (1, 160)))  # -> (B, 40, 1, 24000) -> (B, 40, 1, 150)
+        x = F.relu(self.conv2(x, pool=(1, 160)))  # -> (B, 40, 1, 24000) -> (B, 40, 1, 150)
         return x.transpose(1, 2)  # -> (B, 1, 40, 150): the channels become the frequency axis of a picture
 
     def classify(self, x: Tensor) -> Tensor:
         """What the picture shows: `(B, 1, 40, 150)` -> `(B, n_classes)`."""
-        x = F.relu(F.max_pool2d(self.conv3(x), (3, 3)))  # -> (B, 50, 33, 138) -> (B, 50, 11, 46)
-        x = F.relu(F.max_pool2d(self.conv4(x), (1, 3)))  # -> (B, 50, 11, 42) -> (B, 50, 11, 14)
+        x = F.relu(self.conv3(x, pool=(3, 3)))  # -> (B, 50, 33, 138) -> (B, 50, 11, 46)
+        x = F.relu(self.conv4(x, pool=(1, 3)))  # -> (B, 50, 11, 42) -> (B, 50, 11, 14)
         x = x.flatten(1)  # -> (B, 7700)
         x = self.dropout(F.relu(self.fc5(x)))  # -> (B, 4096)
         x = self.dropout(F.relu(self.fc6(x)))  # -> (B, 4096)

@@ -47,19 +47,19 @@ class EnvNetV2(nn.Module):
         """The learned time-frequency map: 64 bands by 260 frames of 5.8 ms."""
         x = x.unsqueeze(2)  # (B, 1, 66650) -> (B, 1, 1, 66650)
         x = F.relu(self.conv1(x))  # -> (B, 32, 1, 33294)
-        x = F.relu(F.max_pool2d(self.conv2(x), (1, 64)))  # -> (B, 64, 1, 16640) -> (B, 64, 1, 260)
+        x = F.relu(self.conv2(x, pool=(1, 64)))  # -> (B, 64, 1, 16640) -> (B, 64, 1, 260)
         return x.transpose(1, 2)  # -> (B, 1, 64, 260): the channels become the frequency axis of a picture
 
     def classify(self, x: Tensor) -> Tensor:
         """What the picture shows: `(B, 1, 64, 260)` -> `(B, n_classes)`."""
         x = F.relu(self.conv3(x))  # -> (B, 32, 57, 253)
-        x = F.relu(F.max_pool2d(self.conv4(x), (5, 3)))  # -> (B, 32, 50, 246) -> (B, 32, 10, 82)
+        x = F.relu(self.conv4(x, pool=(5, 3)))  # -> (B, 32, 50, 246) -> (B, 32, 10, 82)
         x = F.relu(self.conv5(x))  # -> (B, 64, 10, 79)
-        x = F.relu(F.max_pool2d(self.conv6(x), (1, 2)))  # -> (B, 64, 10, 76) -> (B, 64, 10, 38)
+        x = F.relu(self.conv6(x, pool=(1, 2)))  # -> (B, 64, 10, 76) -> (B, 64, 10, 38)
         x = F.relu(self.conv7(x))  # -> (B, 128, 10, 37)
-        x = F.relu(F.max_pool2d(self.conv8(x), (1, 2)))  # -> (B, 128, 10, 36) -> (B, 128, 10, 18)
+        x = F.relu(self.conv8(x, pool=(1, 2)))  # -> (B, 128, 10, 36) -> (B, 128, 10, 18)
         x = F.relu(self.conv9(x))  # -> (B, 256, 10, 17)
-        x = F.relu(F.max_pool2d(self.conv10(x), (1, 2)))  # -> (B, 256, 10, 16) -> (B, 256, 10, 8)
+        x = F.relu(self.conv10(x, pool=(1, 2)))  # -> (B, 256, 10, 16) -> (B, 256, 10, 8)
         x = x.flatten(1)  # -> (B, 20480)
         x = self.dropout(F.relu(self.fc11(x)))  # -> (B, 4096)
         x = self.dropout(F.relu(self.fc12(x)))  # -> (B, 4096)

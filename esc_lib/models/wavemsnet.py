@@ -4,15 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import check_waveforms
+from esc_lib.models.blocks import ConvNorm, check_waveforms
+from esc_lib.models.convolution import Conv2d
 
 N_FFT, HOP, BANDS, FRAMES = 2048, 150, 96, 441
 
 
-def conv(n_in: int, n_out: int, kernel: tuple[int, int], stride: int = 1) -> nn.Sequential:
+def conv(n_in: int, n_out: int, kernel: tuple[int, int], stride: int = 1) -> ConvNorm:
     """Convolution with bias, padded by half its kernel, and batch norm; both begin as PyTorch begins them."""
     padding = (kernel[0] // 2, kernel[1] // 2)
-    return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, (1, stride), padding), nn.BatchNorm2d(n_out))
+    return ConvNorm(Conv2d(n_in, n_out, kernel, (1, stride), padding), nn.BatchNorm2d(n_out))
 
 
 class WaveMsNet(nn.Module):
@@ -64,14 +65,14 @@ class WaveMsNet(nn.Module):
     def branch(self, x: Tensor, convs: nn.ModuleList, pool: int) -> Tensor:
         """One scale: `(B, 1, 1, 66150)` -> `(B, 32, 1, 441)`."""
         x = F.relu(convs[0](x))
-        return F.relu(F.max_pool2d(convs[1](x), (1, pool)))
+        return F.relu(convs[1](x, pool=(1, pool)))
 
     def classify(self, x: Tensor) -> Tensor:
         """What the map shows: `(B, 1, 96, 441)` -> `(B, n_classes)`."""
-        x = F.relu(F.max_pool2d(self.conv3(x), (3, 11)))  # -> (B, 64, 96, 441) -> (B, 64, 32, 40)
-        x = F.relu(F.max_pool2d(self.conv4(x), 2))  # -> (B, 128, 32, 40) -> (B, 128, 16, 20)
-        x = F.relu(F.max_pool2d(self.conv5(x), 2))  # -> (B, 256, 16, 20) -> (B, 256, 8, 10)
-        x = F.relu(F.max_pool2d(self.conv6(x), 2))  # -> (B, 256, 8, 10) -> (B, 256, 4, 5)
+        x = F.relu(self.conv3(x, pool=(3, 11)))  # -> (B, 64, 96, 441) -> (B, 64, 32, 40)
+        x = F.relu(self.conv4(x, pool=(2, 2)))  # -> (B, 128, 32, 40) -> (B, 128, 16, 20)
+        x = F.relu(self.conv5(x, pool=(2, 2)))  # -> (B, 256, 16, 20) -> (B, 256, 8, 10)
+        x = F.relu(self.conv6(x, pool=(2, 2)))  # -> (B, 256, 8, 10) -> (B, 256, 4, 5)
         x = x.flatten(1)  # -> (B, 5120)
         x = self.dropout(F.relu(self.fc1(x)))  # -> (B, 4096)
         return self.fc2(x)  # -> (B, n_classes)

@@ -3,15 +3,18 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import check_waveforms
+from esc_lib.models.blocks import ConvNorm, check_waveforms
+from esc_lib.models.convolution import Conv2d, norm_and_pool
+
+POOL = (1, 4)
 
 
-def conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> ConvNorm:
     """Convolution along time that keeps the length (divided by the stride), Glorot at the start, then batch norm."""
-    layer = nn.Conv2d(n_in, n_out, (1, kernel), (1, stride), (0, (kernel - stride) // 2))
+    layer = Conv2d(n_in, n_out, (1, kernel), (1, stride), (0, (kernel - stride) // 2))
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
-    return nn.Sequential(layer, nn.BatchNorm2d(n_out))
+    return ConvNorm(layer, nn.BatchNorm2d(n_out))
 
 
 class Residual(nn.Module):
@@ -30,10 +33,11 @@ class Residual(nn.Module):
         self.conv2 = conv(n_out, n_out, 3)
         self.norm = nn.BatchNorm2d(n_out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pool: tuple[int, int] | None = None, ceil_mode: bool = False) -> Tensor:
         h = self.conv2(F.relu(self.conv1(x)))
         around = x.repeat(1, h.shape[1] // x.shape[1], 1, 1)
-        return self.norm(h + around)
+        h = h + around
+        return self.norm(h) if pool is None else norm_and_pool(h, self.norm, pool, ceil_mode)
 
 
 class WaveMxNet(nn.Module):
@@ -87,13 +91,13 @@ class WaveMxNet(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """What the convolutions find: `(B, 1, T)` -> `(B, channels, 1, T / 1024)`, with five stages."""
         x = F.layer_norm(x, x.shape[2:], eps=1e-10)  # each waveform to mean 0 and deviation 1; silence stays 0
-        x = self.conv1(x.unsqueeze(2))  # (B, 1, 32000) -> (B, 1, 1, 32000) -> (B, channels, 1, 8000)
-        for stage in self.stages:
-            # -> 2000 -> 500 -> 125 -> 32. Every ReLU waits for what reads it, so that pooling comes before it.
-            x = F.max_pool2d(x, (1, 4), ceil_mode=True)
-            for layer in stage:
-                x = layer(F.relu(x))
-        return F.relu(x)
+        x = x.unsqueeze(2)  # (B, 1, 32000) -> (B, 1, 1, 32000)
+        x = F.relu(self.conv1(x, pool=POOL, ceil_mode=True))  # -> (B, channels, 1, 8000) -> (B, channels, 1, 2000)
+        for stage in self.stages:  # -> 500 -> 125 -> 32
+            for i, layer in enumerate(stage, 1):
+                pooled = i == len(stage) and stage is not self.stages[-1]
+                x = F.relu(layer(x, pool=POOL if pooled else None, ceil_mode=True))
+        return x
 
     def classify(self, x: Tensor) -> Tensor:
         """The global average over time and the last layer: `(B, channels, 1, T)` -> `(B, n_classes)`."""

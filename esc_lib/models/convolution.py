@@ -1,0 +1,201 @@
+"""The two operations in which these networks spend their time, with the same results as PyTorch's in less of it.
+
+Both are for CPUs. The maps behind the first filters are one row of tens of thousands of samples: no picture network has
+such shapes, and PyTorch's own operations reach a fifth of the processor's speed on them. On GPUs, in other precisions
+than float32 and bfloat16 and in compiled networks, PyTorch's are used as they are.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+ROWS, SHORTEST = 32, 300  # more rows, or shorter ones, are not faster
+
+
+class Conv2d(nn.Conv2d):
+    """PyTorch's convolution, whose gradients of long rows and of one-channel pictures are computed in another way.
+
+    Shape:
+        `(batch, in, H, T) -> (batch, out, H', T')`
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not torch.is_grad_enabled() or not _is_for_us(x):
+            return super()._conv_forward(x, weight, bias)
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        step = self.stride[1]
+        if x.shape[1] > 1 and x.shape[2] == 1 < step and x.shape[3] % step == weight.shape[3] % step == 0:
+            # Samples that are passed in one step become channels: the same sums, without a stride.
+            x, weight = _without_stride(x, step), _without_stride(weight, step)
+            return _Convolution.apply(x, weight, bias, (1, 1), self.padding)
+        return _Convolution.apply(x, weight, bias, self.stride, self.padding)
+
+
+def conv_and_norm(x: Tensor, conv: Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """A convolution and its batch norm; where the input is a waveform, with a shorter way back.
+
+    Nobody asks for a waveform's gradient, only the filters learn. And how they move mean and variance follows from the
+    mean and covariance of the windows that they are laid upon: a table of `kernel x kernel` numbers instead of a pass
+    over the map.
+
+    Shape:
+        `(batch, in, H, T) -> (batch, out, H', T')`
+    """
+    waveform = x.shape[1] == x.shape[2] == 1 and not x.requires_grad and conv.kernel_size[1] < conv.out_channels
+    if not (waveform and norm.training and _is_for_us(x)) or torch.is_autocast_enabled("cpu"):
+        return norm(conv(x))
+    return _FiltersAndNorm.apply(x, conv.weight, conv.bias, norm.weight, norm.bias, norm, conv.stride, conv.padding)
+
+
+def norm_and_pool(x: Tensor, norm: nn.BatchNorm2d, pool: tuple[int, int], ceil_mode: bool = False) -> Tensor:
+    """Batch norm, then the largest value of each window of `pool`; here in the opposite order, which is less work.
+
+    Batch norm multiplies by a number and adds another, so the largest value stays the largest (or, if the number is
+    negative, the smallest becomes it), and only a few values are left to be normalised. The way back needs one
+    pass over the map instead of three, because all but those few have a gradient through mean and variance alone.
+
+    Shape:
+        `(batch, channels, H, T) -> (batch, channels, H', T')`
+    """
+    if not norm.training or not _is_for_us(x):
+        return F.max_pool2d(norm(x), pool, ceil_mode=ceil_mode)
+    return _NormAndPool.apply(x, norm.weight, norm.bias, *_statistics(x, norm), pool, ceil_mode)
+
+
+def _is_for_us(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and not torch.compiler.is_compiling()
+
+
+def _statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation of each channel, as batch norm takes them; it keeps its running ones too."""
+    norm.num_batches_tracked.add_(1)
+    mean, var = torch.batch_norm_update_stats(x.detach(), norm.running_mean, norm.running_var, norm.momentum)
+    return mean, (var + norm.eps).rsqrt()
+
+
+def _without_stride(x: Tensor, step: int) -> Tensor:
+    """`(batch, channels, 1, T) -> (batch, step * channels, 1, T / step)`; no copy in channels-last."""
+    return x.unflatten(3, (-1, step)).permute(0, 4, 1, 2, 3).flatten(1, 2)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = _gradient_of_input(grad, x, weight, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[1]:
+            of_weight = _gradient_of_weight(grad, x, weight, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[2]:
+            of_bias = grad.sum(dim=(0, 2, 3))  # PyTorch's own, of one-channel waveforms, takes longer than all the rest
+        return of_x, of_weight, of_bias, None, None
+
+
+def _gradient_of_input(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
+    if x.shape[1] > 1 or stride != (1, 1):
+        return _backward(grad, x, weight, stride, padding, (True, False, False))[0]
+    # A convolution to one channel would leave 15 of the processor's 16 lanes idle. So each row of the kernel becomes a
+    # channel, and the rows are added where they belong.
+    height, width = weight.shape[2:]
+    rows = weight[:, 0].flip(2).permute(1, 0, 2)[:, :, None].contiguous(memory_format=torch.channels_last)
+    parts = F.conv2d(grad, rows, padding=(0, width - 1))  # (B, height, H', T + 2 padding)
+    whole = parts.new_zeros(len(x), 1, parts.shape[2] + height - 1, parts.shape[3])
+    for i in range(height):
+        whole[:, 0, i : i + parts.shape[2]] += parts[:, i]
+    top, left = padding
+    return whole[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+
+
+def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
+    n = max(n for n in range(1, ROWS + 1) if n == 1 or grad.shape[3] % n == 0 and grad.shape[3] >= n * SHORTEST)
+    if x.shape[1] > 1 and grad.shape[2] == 1 < n:
+        # One long row becomes a picture of shorter ones that overlap by what the kernel needs.
+        length = grad.shape[3] // n
+        x = _overlapping_rows(
+            F.pad(x, (padding[1], padding[1])), stride[1] * (length - 1) + weight.shape[3], stride[1] * length
+        )
+        grad, padding = grad.unflatten(3, (n, length)).squeeze(2), (0, 0)
+    return _backward(grad, x, weight, stride, padding, (False, True, False))[1]
+
+
+def _overlapping_rows(x: Tensor, length: int, step: int) -> Tensor:
+    """`(batch, channels, 1, T) -> (batch, channels, rows, length)`; each begins `step` after the one before."""
+    channels = x.shape[1]
+    samples = x.permute(0, 2, 3, 1).flatten(1)  # channels-last, so that whole rows are copied
+    rows = samples.unfold(1, length * channels, step * channels).contiguous()
+    return rows.unflatten(2, (length, channels)).permute(0, 3, 1, 2)
+
+
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: tuple, mask: tuple) -> tuple:
+    """PyTorch's gradients of input, weight and bias, as far as `mask` asks for them."""
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, mask)
+
+
+class _FiltersAndNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, scale, shift, norm, stride, padding):
+        y = F.conv2d(x, weight, bias, stride, padding)
+        mean, invstd = _statistics(y, norm)
+        ctx.save_for_backward(x, weight, bias, scale, mean, invstd)
+        ctx.stride, ctx.padding = stride, padding
+        slope = scale * invstd
+        return torch.addcmul((shift - mean * slope)[:, None, None], y, slope[:, None, None], out=y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, bias, scale, mean, invstd = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        along = _backward(grad, x, weight, ctx.stride, ctx.padding, (False, True, False))[1]  # if nothing else moved
+        of_shift = grad.sum(dim=(0, 2, 3))
+        filters, along = weight.flatten(1), along.flatten(1)  # (out, kernel)
+        offset = -mean if bias is None else bias - mean
+        of_scale = invstd * ((filters * along).sum(dim=1) + offset * of_shift)
+        windows = F.pad(x, (ctx.padding[1], ctx.padding[1])).flatten(1).unfold(1, weight.shape[3], ctx.stride[1])
+        windows = windows.flatten(0, 1)  # (n, kernel)
+        average = windows.mean(dim=0)
+        centred = windows - average
+        covariance = centred.T @ centred / len(windows)
+        moved = of_shift[:, None] * average + (of_scale * invstd)[:, None] * (filters @ covariance)
+        of_weight = ((scale * invstd)[:, None] * (along - moved)).view_as(weight)
+        of_bias = None if bias is None else torch.zeros_like(bias)  # batch norm takes it off again
+        return None, of_weight, of_bias, of_scale, of_shift, None, None, None
+
+
+class _NormAndPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, scale, pool, ceil_mode):
+        sign = torch.where(weight < 0, -1.0, 1.0).to(x.dtype)[:, None, None]
+        signed = x * sign if (weight < 0).any() else x
+        largest, index = F.max_pool2d(signed, pool, ceil_mode=ceil_mode, return_indices=True)
+        normal = (largest * sign - mean[:, None, None]) * scale[:, None, None]
+        ctx.save_for_backward(x, weight, mean, scale, normal, index)
+        return (normal * weight[:, None, None] + bias[:, None, None]).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, mean, scale, normal, index = ctx.saved_tensors
+        n = x.numel() // x.shape[1]
+        of_bias, of_weight = grad.sum(dim=(0, 2, 3)), (grad * normal).sum(dim=(0, 2, 3))
+        # S. Ioffe, C. Szegedy, "Batch Normalization", ICML 2015, section 3: every value moves mean and variance ...
+        slope = -weight * scale**2 * of_weight / n
+        offset = -weight * scale * of_bias / n - slope * mean
+        of_x = torch.addcmul(offset[:, None, None], x, slope[:, None, None])
+        # ... and the largest ones go on.
+        direct = grad * (weight * scale)[:, None, None]
+        rows = of_x.permute(0, 2, 3, 1).flatten(1, 2)
+        rows.scatter_add_(1, *(part.permute(0, 2, 3, 1).flatten(1, 2) for part in (index, direct)))
+        return of_x, of_weight, of_bias, None, None, None, None
