@@ -1,8 +1,8 @@
-# make train | make test | make lab: each makes the environment first if it is not there.
+# make train | make test | make lab | make bench: each makes the environment first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lab notebooks
+.PHONY: train test lab bench notebooks
 
 train: .venv/installed
 	mkdir -p runs
@@ -13,6 +13,10 @@ test: .venv/installed
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
+
+# Minutes on a GPU, about half an hour on two cores. Add BENCH="envnet m5 --dataset esc10" for less, or for other clips.
+bench: .venv/installed
+	$(BIN)/python -m esc_lib.bench $(BENCH)
 
 # Renewed when the requirements change.
 .venv/installed: pyproject.toml

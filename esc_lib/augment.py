@@ -73,13 +73,13 @@ def _between_samples(clips: Clips, index: Tensor, place: Tensor) -> Tensor:
 
 
 def random_scales(n: int, generator: torch.Generator) -> Tensor:
-    """Factors 1.25^u, u uniform from -1 to 1, so that longer is as likely as shorter: `(n,)` float64, on the CPU."""
-    return 1.25 ** (2 * torch.rand(n, generator=generator, dtype=torch.float64) - 1)
+    """Factors 1.25^u, u uniform from -1 to 1, so that longer is as likely as shorter: `(n,)` float64."""
+    return 1.25 ** (2 * torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64) - 1)
 
 
 def random_gains(n: int, generator: torch.Generator) -> Tensor:
-    """Factors of -6 to 6 dB, each as likely: `(n,)` float32, on the CPU."""
-    return 10 ** (6 * (2 * torch.rand(n, generator=generator) - 1) / 20)
+    """Factors of -6 to 6 dB, each as likely: `(n,)` float32."""
+    return 10 ** (6 * (2 * torch.rand(n, generator=generator, device=generator.device) - 1) / 20)
 
 
 def random_crops(
@@ -94,7 +94,7 @@ def random_crops(
 
     Args:
         clips, index, length, scale: as for `cut`.
-        generator: source of the places, on the CPU.
+        generator: source of the places, on the clips' device.
         pad: whether `length // 2` zeros stand at both sides of every clip. If not, crops lie inside their clip, and
             only a clip that is shorter than the crop is filled up, with zeros at its end.
 
@@ -102,7 +102,7 @@ def random_crops(
         index: `(batch,)` -> `(batch, 1, length)` float32
     """
     margin, room = _margin_and_room(scaled_frames(clips, index, scale), length, pad)
-    where = torch.rand(len(index), generator=generator, dtype=torch.float64).to(room.device)
+    where = torch.rand(len(index), generator=generator, device=room.device, dtype=torch.float64)
     return cut(clips, index, (where * (room + 1)).long() - margin, length, scale)
 
 

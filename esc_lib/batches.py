@@ -23,7 +23,7 @@ def batches(config: TrainConfig, clips: Clips, generator: torch.Generator) -> It
     Args:
         config: the settings.
         clips: to learn from.
-        generator: source of everything random, on the CPU.
+        generator: source of everything random, on the clips' device.
 
     Shape:
         waveforms `(batch, 1, crop_samples)` float32, and labels: `(batch,)` int64 in standard learning,
@@ -32,21 +32,20 @@ def batches(config: TrainConfig, clips: Clips, generator: torch.Generator) -> It
     examples = _mixtures if config.between_class else _single_clips
     for x, label in examples(config, clips, generator):
         if config.strong_augmentation:
-            x = x * random_gains(len(x), generator).to(x.device)[:, None, None]
+            x = x * random_gains(len(x), generator)[:, None, None]
         yield x, label
 
 
 def _single_clips(config: TrainConfig, clips: Clips, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    order = torch.randperm(len(clips), generator=generator).to(clips.samples.device)
+    order = torch.randperm(len(clips), generator=generator, device=clips.samples.device)
     for index in order.split(config.batch_size):
         yield training_crops(config, clips, index, generator), clips.targets[index]
 
 
 def _mixtures(config: TrainConfig, clips: Clips, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    device = clips.samples.device
-    pairs = [of.to(device) for of in random_pairs(clips.targets.cpu(), len(clips), generator)]
+    pairs = random_pairs(clips.targets, len(clips), generator)
     for first, second in zip(*(of.split(config.batch_size) for of in pairs), strict=True):
-        ratio = torch.rand(len(first), generator=generator).to(device)
+        ratio = torch.rand(len(first), generator=generator, device=first.device)
         crops = [training_crops(config, clips, index, generator) for index in (first, second)]
         label = mixed_labels(clips.targets[first], clips.targets[second], ratio, len(clips.classes))
         yield mix(*crops, ratio, config.sample_rate), label
@@ -58,9 +57,7 @@ def training_crops(config: TrainConfig, clips: Clips, index: Tensor, generator: 
     Shape:
         index: `(batch,)` -> `(batch, 1, crop_samples)` float32
     """
-    scale = None
-    if config.strong_augmentation:
-        scale = random_scales(len(index), generator).to(index.device)
+    scale = random_scales(len(index), generator) if config.strong_augmentation else None
 
     def draw() -> Tensor:
         return random_crops(clips, index, config.crop_samples, generator, config.pad, scale)

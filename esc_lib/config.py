@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from esc_lib.datasets import get_dataset, prepared_folder
 from esc_lib.models import get_architecture
 from esc_lib.models.blocks import lengths_text
+from esc_lib.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class TrainConfig:
         min_peak: crops that stay below it (full scale is 1) are drawn again in training, at most ten times, and do
             not count at test, unless all crops of the clip do so.
         crops: at equal distance per clip at test, whose probabilities are averaged.
+        precision: numbers to compute with: "float32", "bfloat16", on GPUs also "tf32"; or "auto", for which `train`
+            writes the one whose steps are fastest on this machine.
+        compile: "on" lets PyTorch write a program for this network before it trains, or "off".
         seed: of weights, order, crops and dropout.
         eval_every: epochs between two tests on `eval_folds`, each with a checkpoint; the last epoch always has both.
         keep_n: how many of the checkpoints that did best on `eval_folds` are kept; the last is kept in any case.
@@ -71,6 +75,8 @@ class TrainConfig:
     pad: bool = True
     min_peak: float = 0.0
     crops: int = 10
+    precision: str = "float32"
+    compile: str = "off"
     seed: int = 0
     eval_every: int = 10
     keep_n: int = 1
@@ -141,8 +147,14 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(
             f"crop_samples is {config.crop_samples}: {config.architecture} takes {lengths_text(network.LENGTHS)}"
         )
-    if config.optimizer not in ("sgd", "adam"):
-        raise ValueError(f"optimizer is {config.optimizer!r}: expected sgd or adam")
+    for name, choices in (
+        ("optimizer", ("sgd", "adam")),
+        ("precision", ("auto", *PRECISIONS)),
+        ("compile", ("off", "on")),
+    ):
+        if getattr(config, name) not in choices:
+            hint = " (in YAML with quotes)" if name == "compile" else ""
+            raise ValueError(f"{name} is {getattr(config, name)!r}: expected one of {', '.join(choices)}{hint}")
     if not isinstance(config.start_from, str) or (config.start_from and config.architecture != "wavemsnet_logmel"):
         raise ValueError(f"start_from is {config.start_from!r}: only wavemsnet_logmel starts from another run's folder")
     numbers = [f for f in config.schedule if isinstance(f, float) and 0 < f < 1]

@@ -10,7 +10,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 
 from esc_lib.clips import Clips
 from esc_lib.device import pick_device
-from esc_lib.inference import class_probabilities
+from esc_lib.inference import tested_probabilities
 from esc_lib.runs import Run, load_run, write_json, write_whole
 from esc_lib.train import load_split
 
@@ -74,10 +74,7 @@ def evaluate(
     place = pick_device(device)
     model = run.model(which).to(place, memory_format=torch.channels_last)
     _, clips = load_split(run.config, data_dir, place)
-    config = run.config
-    probabilities = class_probabilities(
-        model, clips, config.crop_samples, config.crops, pad=config.pad, min_peak=config.min_peak
-    )
+    probabilities = tested_probabilities(model, clips, run.config)
     predictions = _predictions(clips, probabilities)
     classes = list(clips.classes)
     counts = confusion_matrix(predictions["true"], predictions["predicted"], labels=classes)

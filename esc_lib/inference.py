@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from esc_lib.augment import even_crops
 from esc_lib.clips import Clips
+from esc_lib.config import TrainConfig
+from esc_lib.precision import computing_in
 
 # Crops that are in the network at once; the result does not depend on it.
 CROPS_AT_ONCE = 160
@@ -43,3 +45,9 @@ def class_probabilities(
         probabilities.append((of_crops * weight[:, :, None]).sum(dim=1))
     model.train(was_training)
     return torch.cat(probabilities).cpu()
+
+
+def tested_probabilities(model: nn.Module, clips: Clips, config: TrainConfig) -> Tensor:
+    """`class_probabilities` as a run's settings say: its crops, in its precision."""
+    with computing_in(config.precision, clips.samples.device):
+        return class_probabilities(model, clips, config.crop_samples, config.crops, config.pad, config.min_peak)

@@ -54,7 +54,8 @@ def loudness(x: Tensor, sample_rate: int) -> Tensor:
     window = torch.hann_window(n_fft, device=x.device)
     spectrum = torch.stft(x, n_fft, n_fft // 2, window=window, center=False, return_complex=True)  # (B, bins, frames)
     weight = 10 ** (a_weighting(torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=x.device)) / 10)
-    power = torch.einsum("bft,f->bt", torch.view_as_real(spectrum).square().sum(dim=3), weight.float())  # (B, frames)
+    parts = torch.view_as_real(spectrum).transpose(1, 2).flatten(2)  # (B, frames, 2 x bins): real, imaginary, real, ...
+    power = parts.square() @ weight.float().repeat_interleave(2)  # (B, frames)
     return 10 * power.amax(dim=1).clamp(min=10 ** (FLOOR_DB / 10)).log10()
 
 
@@ -87,9 +88,9 @@ def random_pairs(targets: Tensor, n: int, generator: torch.Generator) -> tuple[T
     """Draws pairs of clips; both are drawn again until their classes differ.
 
     Args:
-        targets: class of every clip, `(clips,)`, on the CPU.
+        targets: class of every clip, `(clips,)`.
         n: how many pairs.
-        generator: on the CPU.
+        generator: on the targets' device.
 
     Returns:
         two times `(n,)` numbers of clips.
@@ -99,9 +100,9 @@ def random_pairs(targets: Tensor, n: int, generator: torch.Generator) -> tuple[T
     """
     if len(targets.unique()) < 2:
         raise ValueError("between-class learning needs clips of at least two classes: choose more folds")
-    pairs = torch.randint(len(targets), (2, n), generator=generator)
+    pairs = torch.randint(len(targets), (2, n), generator=generator, device=targets.device)
     while len(same := (targets[pairs[0]] == targets[pairs[1]]).nonzero().squeeze(1)):
-        pairs[:, same] = torch.randint(len(targets), (2, len(same)), generator=generator)
+        pairs[:, same] = torch.randint(len(targets), (2, len(same)), generator=generator, device=targets.device)
     return pairs[0], pairs[1]
 
 

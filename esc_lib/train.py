@@ -3,6 +3,7 @@
 import math
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,11 +16,12 @@ from esc_lib.batches import batches
 from esc_lib.clips import Clips, load_clips
 from esc_lib.config import TrainConfig
 from esc_lib.device import kept_memory, pick_device
-from esc_lib.inference import class_probabilities
-from esc_lib.mixing import kl_loss
+from esc_lib.inference import tested_probabilities
 from esc_lib.models import build_model
+from esc_lib.precision import computing_in, fastest_precision
 from esc_lib.resume import alone_in, load_state, save_state, state_file
-from esc_lib.runs import Run, load_run, make_run_folder, open_run
+from esc_lib.runs import Run, load_run, make_run_folder, open_run, runs_folder
+from esc_lib.steps import new_optimizer, start_learning, train_step
 
 
 class TrainingStopped(RuntimeError):
@@ -60,6 +62,10 @@ def train(
     """
     place = pick_device(device)
     train_clips, eval_clips = load_split(config, data_dir, place)
+    if config.precision == "auto":
+        config = replace(config, precision=_settled_precision(config, train_clips, save_dir, run_dir))
+    if config.precision == "tf32" and place.type == "cpu":
+        raise ValueError("precision tf32 is a matter of GPUs: use float32, bfloat16 or auto")
     torch.manual_seed(config.seed)
     torch.backends.cudnn.deterministic = True
     model = _new_model(config, len(train_clips.classes))
@@ -94,6 +100,26 @@ def load_split(
     return clips.in_folds(config.train_folds), clips.in_folds(config.eval_folds)
 
 
+def _settled_precision(
+    config: TrainConfig, clips: Clips, save_dir: str | Path | None, run_dir: str | Path | None
+) -> str:
+    """What "auto" means: what the run began with, or else what is fastest in a few steps of a network of its own."""
+    path = runs_folder(save_dir) / Path(run_dir or "").expanduser()
+    if (path / "config.json").is_file():
+        return load_run(path).config.precision
+    device = clips.samples.device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    model = build_model(config.architecture, len(clips.classes)).to(device, memory_format=torch.channels_last)
+    start_learning(model, frozen=config.freeze_epoch == 1)
+    optimizer = new_optimizer(config, model)
+    batch = next(batches(config, clips, generator))
+    with kept_memory():
+        chosen, seconds = fastest_precision(lambda: train_step(config, model, optimizer, *batch), device)
+    times = ", ".join(f"{precision} {1000 * of:.0f}" for precision, of in seconds.items())
+    tqdm.write(f"precision: {chosen} (milliseconds a step: {times})", file=sys.stderr)
+    return chosen
+
+
 def _new_model(config: TrainConfig, n_classes: int) -> nn.Module:
     """A fresh network, or one that starts from what its phase 1 learned."""
     model = build_model(config.architecture, n_classes)
@@ -122,25 +148,18 @@ def _refuse_other_phase_1(config: TrainConfig, first: TrainConfig) -> None:
         )
 
 
-def _new_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    settings = dict(lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), **settings)
-    nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(model.parameters(), momentum=config.momentum, nesterov=nesterov, **settings)
-
-
 def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Clips) -> None:
     config = run.config
-    optimizer = _new_optimizer(config, model)
-    generator = torch.Generator().manual_seed(config.seed)
+    optimizer = new_optimizer(config, model)
+    generator = torch.Generator(train_clips.samples.device).manual_seed(config.seed)
+    learner = torch.compile(model) if config.compile == "on" else model  # the same weights
     steps = math.ceil(len(train_clips) / config.batch_size)
     done = _take_up(run, model, optimizer, generator)
     with tqdm(total=config.epochs * steps, initial=done * steps, desc=run.path.name, unit="step") as progress:
         for epoch in range(done + 1, config.epochs + 1):
             optimizer.param_groups[0]["lr"] = config.learning_rate_at(epoch)
             start_learning(model, frozen=0 < config.freeze_epoch <= epoch)
-            loss, acc = _train_epoch(config, model, optimizer, train_clips, generator, progress)
+            loss, acc = _train_epoch(config, learner, optimizer, train_clips, generator, progress)
             _refuse_no_number(loss, f"the loss of epoch {epoch}", run)
             run.history["loss"][epoch], run.history["acc"][epoch] = loss, acc
             run.history["lr"][epoch] = config.learning_rate_at(epoch)
@@ -151,16 +170,6 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
                     save_state(run, model, optimizer, generator, epoch)
                 _keep(run, model, epoch)
             progress.set_postfix_str(_summary(run, epoch))
-
-
-def start_learning(model: nn.Module, frozen: bool) -> None:
-    """Puts a network into training mode, with its front-end (weights and batch-norm statistics) frozen or not."""
-    model.train()
-    if frozen:
-        for name in model.FRONT_END:
-            getattr(model, name).eval().requires_grad_(False)
-            # Without gradients: an optimiser would still take old ones for a weight decay or a momentum.
-            getattr(model, name).zero_grad(set_to_none=True)
 
 
 def _train_epoch(
@@ -175,13 +184,10 @@ def _train_epoch(
     device = clips.samples.device
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     for x, label in batches(config, clips, generator):
-        logits = model(x)
-        loss = kl_loss(logits, label) if config.between_class else F.cross_entropy(logits, label)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.detach() * len(x)
-        correct += (logits.argmax(dim=1) == (label.argmax(dim=1) if config.between_class else label)).sum()
+        with computing_in(config.precision, device):
+            loss, n_correct = train_step(config, model, optimizer, x, label)
+        loss_sum += loss * len(x)
+        correct += n_correct
         progress.update()
     return float(loss_sum) / len(clips), float(correct) / len(clips)
 
@@ -189,9 +195,7 @@ def _train_epoch(
 def _test(run: Run, model: nn.Module, epoch: int, clips: Clips) -> None:
     """Tests the network on every evaluation clip."""
     config = run.config
-    probabilities = class_probabilities(
-        model, clips, config.crop_samples, config.crops, pad=config.pad, min_peak=config.min_peak
-    )
+    probabilities = tested_probabilities(model, clips, config)
     targets = clips.targets.cpu()
     loss = float(F.nll_loss(probabilities.clamp_min(1e-12).log(), targets))
     _refuse_no_number(loss, f"the evaluation loss of epoch {epoch}", run)

@@ -17,8 +17,9 @@ LIBRARY = ROOT / "esc_lib"
 # Sound flows one way: a module imports only what comes before it.
 ORDER = [
     "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment",
-    "mixing", "device", "models", "config", "recipes", "batches", "plots", "inference", "runs", "resume", "train",
-    "evaluate", "records",
+    "mixing", "device", "precision", "models", "config", "recipes", "batches", "steps", "plots", "inference", "runs",
+    "resume", "train",
+    "evaluate", "records", "plain_loop", "bench",
 ]  # fmt: skip
 REQUIRED = {
     "torch", "torchaudio", "numpy", "pandas", "requests", "tqdm", "scikit-learn", "matplotlib", "seaborn",

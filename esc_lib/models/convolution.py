@@ -5,6 +5,9 @@ such shapes, and PyTorch's own operations reach a fifth of the processor's speed
 than float32 and bfloat16 and in compiled networks, PyTorch's are used as they are.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +23,17 @@ class Conv2d(nn.Conv2d):
         `(batch, in, H, T) -> (batch, out, H', T')`
     """
 
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        bias: bool = True,
+    ):
+        super().__init__(n_in, n_out, kernel, stride, padding, bias=bias)
+
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not torch.is_grad_enabled() or not _is_for_us(x):
             return super()._conv_forward(x, weight, bias)
@@ -27,7 +41,8 @@ class Conv2d(nn.Conv2d):
             dtype = torch.get_autocast_dtype("cpu")
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         step = self.stride[1]
-        if x.shape[1] > 1 and x.shape[2] == 1 < step and x.shape[3] % step == weight.shape[3] % step == 0:
+        long = x.shape[1] > 1 and x.shape[2] == 1 and self.padding == (0, 0)
+        if long and step > 1 and x.shape[3] % step == weight.shape[3] % step == 0:
             # Samples that are passed in one step become channels: the same sums, without a stride.
             x, weight = _without_stride(x, step), _without_stride(weight, step)
             return _Convolution.apply(x, weight, bias, (1, 1), self.padding)
@@ -35,7 +50,7 @@ class Conv2d(nn.Conv2d):
 
 
 def conv_and_norm(x: Tensor, conv: Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """A convolution and its batch norm; where the input is a waveform, with a shorter way back.
+    """A convolution and its batch norm; where the input is a waveform, with a shorter way back and no call of hooks.
 
     Nobody asks for a waveform's gradient, only the filters learn. And how they move mean and variance follows from the
     mean and covariance of the windows that they are laid upon: a table of `kernel x kernel` numbers instead of a pass
@@ -65,7 +80,22 @@ def norm_and_pool(x: Tensor, norm: nn.BatchNorm2d, pool: tuple[int, int], ceil_m
     return _NormAndPool.apply(x, norm.weight, norm.bias, *_statistics(x, norm), pool, ceil_mode)
 
 
+_state = {"plain": False}
+
+
+@contextmanager
+def plain_operations() -> Iterator[None]:
+    """Lets all networks use PyTorch's own operations until the block ends: what the others are compared with."""
+    before, _state["plain"] = _state["plain"], True
+    try:
+        yield
+    finally:
+        _state["plain"] = before
+
+
 def _is_for_us(x: Tensor) -> bool:
+    if _state["plain"]:
+        return False
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and not torch.compiler.is_compiling()
 
 
@@ -120,7 +150,7 @@ def _gradient_of_input(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, p
 
 def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
     n = max(n for n in range(1, ROWS + 1) if n == 1 or grad.shape[3] % n == 0 and grad.shape[3] >= n * SHORTEST)
-    if x.shape[1] > 1 and grad.shape[2] == 1 < n:
+    if x.shape[1] > 1 and x.shape[2] == weight.shape[2] == 1 < n:
         # One long row becomes a picture of shorter ones that overlap by what the kernel needs.
         length = grad.shape[3] // n
         x = _overlapping_rows(
@@ -148,7 +178,7 @@ class _FiltersAndNorm(torch.autograd.Function):
     def forward(ctx, x, weight, bias, scale, shift, norm, stride, padding):
         y = F.conv2d(x, weight, bias, stride, padding)
         mean, invstd = _statistics(y, norm)
-        ctx.save_for_backward(x, weight, bias, scale, mean, invstd)
+        ctx.save_for_backward(x, weight, bias, scale, invstd)
         ctx.stride, ctx.padding = stride, padding
         slope = scale * invstd
         return torch.addcmul((shift - mean * slope)[:, None, None], y, slope[:, None, None], out=y)
@@ -156,19 +186,18 @@ class _FiltersAndNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight, bias, scale, mean, invstd = ctx.saved_tensors
+        x, weight, bias, scale, invstd = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         along = _backward(grad, x, weight, ctx.stride, ctx.padding, (False, True, False))[1]  # if nothing else moved
         of_shift = grad.sum(dim=(0, 2, 3))
-        filters, along = weight.flatten(1), along.flatten(1)  # (out, kernel)
-        offset = -mean if bias is None else bias - mean
-        of_scale = invstd * ((filters * along).sum(dim=1) + offset * of_shift)
         windows = F.pad(x, (ctx.padding[1], ctx.padding[1])).flatten(1).unfold(1, weight.shape[3], ctx.stride[1])
         windows = windows.flatten(0, 1)  # (n, kernel)
         average = windows.mean(dim=0)
         centred = windows - average
         covariance = centred.T @ centred / len(windows)
-        moved = of_shift[:, None] * average + (of_scale * invstd)[:, None] * (filters @ covariance)
+        filters, along = weight.flatten(1), along.flatten(1) - of_shift[:, None] * average  # (out, kernel)
+        of_scale = invstd * (filters * along).sum(dim=1)
+        moved = (of_scale * invstd)[:, None] * (filters @ covariance)
         of_weight = ((scale * invstd)[:, None] * (along - moved)).view_as(weight)
         of_bias = None if bias is None else torch.zeros_like(bias)  # batch norm takes it off again
         return None, of_weight, of_bias, of_scale, of_shift, None, None, None
@@ -177,6 +206,7 @@ class _FiltersAndNorm(torch.autograd.Function):
 class _NormAndPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, mean, scale, pool, ceil_mode):
+        x = x.contiguous(memory_format=torch.channels_last)
         sign = torch.where(weight < 0, -1.0, 1.0).to(x.dtype)[:, None, None]
         signed = x * sign if (weight < 0).any() else x
         largest, index = F.max_pool2d(signed, pool, ceil_mode=ceil_mode, return_indices=True)

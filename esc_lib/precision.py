@@ -1,0 +1,62 @@
+"""In which numbers a network computes: exact float32, or shorter ones, which some processors multiply much faster."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+
+@contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Lets convolutions and matrix products compute in a precision until the block ends; weights stay float32.
+
+    Args:
+        precision: "float32" (24 bits of accuracy), "tf32" (GPUs alone: products of 11 bits, sums of 24) or
+            "bfloat16" (8 bits, sums of 24; what a layer passes on is stored so too).
+        device: where it computes.
+    """
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        for backend, setting in zip(backends, before, strict=True):
+            backend.fp32_precision = setting
+
+
+def seconds_of(step: Callable, device: torch.device) -> float:
+    """How long a call takes, until the device has finished."""
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def fastest_precision(step: Callable, device: torch.device) -> tuple[str, dict[str, float]]:
+    """Calls a training step in every precision that the device has.
+
+    Args:
+        step: no arguments; it is called three times in each precision.
+        device: where it computes.
+
+    Returns:
+        the fastest precision, and the seconds that a step took in each.
+    """
+    seconds = {}
+    for precision in available(device):
+        with computing_in(precision, device):
+            step()  # the first allocates
+            seconds[precision] = min(seconds_of(step, device) for _ in range(2))
+    return min(seconds, key=seconds.get), seconds
+
+
+def available(device: torch.device) -> list[str]:
+    """The precisions that a device has: TF32 is a matter of GPUs."""
+    return [precision for precision in PRECISIONS if precision != "tf32" or device.type == "cuda"]
