@@ -61,8 +61,9 @@ def mix_two(x1: np.ndarray, x2: np.ndarray, ratio: float, sample_rate: int) -> n
 
 
 def loudness_of(x: np.ndarray, sample_rate: int) -> float:
-    """`esc_lib.mixing.loudness` of a waveform `(T,)` that is at least a frame long, in dB."""
+    """`esc_lib.mixing.loudness` of a waveform `(T,)`, in dB."""
     n_fft = 2 ** round(np.log2(sample_rate / 10))
+    x = np.pad(x, (0, max(0, n_fft - len(x))))
     frames = np.lib.stride_tricks.sliding_window_view(x, n_fft)[:: n_fft // 2]
     window = np.hanning(n_fft + 1)[:-1]
     power = np.abs(np.fft.rfft(frames * window)) ** 2

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
+HOPELESS = 3  # times slower at the first call: no second one, because on some processors bfloat16 takes a minute a step
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def fastest_precision(step: Callable, device: torch.device) -> tuple[str, dict[s
     """Calls a training step in every precision that the device has.
 
     Args:
-        step: no arguments; it is called three times in each precision.
+        step: no arguments; it is called up to three times in each precision.
         device: where it computes.
 
     Returns:
@@ -52,8 +53,9 @@ def fastest_precision(step: Callable, device: torch.device) -> tuple[str, dict[s
     seconds = {}
     for precision in available(device):
         with computing_in(precision, device):
-            step()  # the first allocates
-            seconds[precision] = min(seconds_of(step, device) for _ in range(2))
+            first = seconds_of(step, device)  # it allocates too
+            hopeless = first > HOPELESS * min(seconds.values(), default=first)
+            seconds[precision] = first if hopeless else min(seconds_of(step, device) for _ in range(2))
     return min(seconds, key=seconds.get), seconds
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from esc_lib.models.convolution import Conv2d, conv_and_norm, norm_and_pool
+from esc_lib.models.convolution import Conv2d, conv_and_norm, norm_and_pool, plain_operations
 
 # Parts of the largest value that single precision and bfloat16 may lose in such sums.
 SINGLE = 100 * torch.finfo(torch.float32).eps
@@ -395,3 +395,14 @@ def test_exported_networks_take_the_plain_way():
     used = [node.target.name().split(".")[0] for node in exported.graph.nodes if node.op == "call_function"]
     assert sorted({*used} - {"aten::add_"}) == ["aten::batch_norm", "aten::conv2d", "aten::max_pool2d"]
     assert used.count("aten::batch_norm") == 2
+
+
+def test_plain_operations_are_pytorchs_own():
+    layer = Conv2d(4, 4, (1, 3))
+    x = torch.randn(1, 4, 1, 9)
+    with plain_operations():
+        assert "_Convolution" not in layer(x).grad_fn.name()
+        with plain_operations():
+            pass
+        assert "_Convolution" not in layer(x).grad_fn.name(), "blocks within blocks"
+    assert "_Convolution" in layer(x).grad_fn.name()
