@@ -27,7 +27,7 @@ faults()
 print(faults())
 with suppress(KeyError), kept_memory():
     faults()
-    print(faults())
+    print(min(faults() for _ in range(4)))  # a small block may have taken the place of one
     raise KeyError
 faults()
 print(faults())
