@@ -263,17 +263,18 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too, which takes minutes")
     parser.add_argument("--out", type=Path, default=Path("runs/bench.json"))
     given = parser.parse_args()
-    rows = []
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {**hardware(pick_device()), "dataset": given.dataset, "rows": []}
     for architecture in given.networks:
         prepare(given.dataset, ARCHITECTURES[architecture].SAMPLE_RATE)
         # A process of its own, because the most memory that a process took can only grow.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             asked = pool.submit(measure, architecture, given.dataset, given.batch_size, given.repeats, given.compile)
-            rows.append(asked.result())
-        print(table(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(given.out, {**hardware(pick_device()), "dataset": given.dataset, "rows": rows})
-    print(f"\n{table(rows).to_string(index=False)}\n\nwritten to {given.out}")
+            record["rows"].append(asked.result())
+        write_json(given.out, record)  # what was measured is kept, whatever comes
+        print(table(record["rows"][-1:]).T.to_string(header=False), "\n", flush=True)
+    print(table(record["rows"]).to_string(index=False))
+    print(f"written to {given.out}")
 
 
 if __name__ == "__main__":
