@@ -1,5 +1,6 @@
 """In which numbers a network computes: exact float32, or shorter ones, which some processors multiply much faster."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-HOPELESS = 3  # times slower at the first call: no second one, because on some processors bfloat16 takes a minute a step
+HOPELESS = 3  # times slower: it is not called again, because on some processors bfloat16 takes a minute a step
 
 
 @contextmanager
@@ -50,12 +51,13 @@ def fastest_precision(step: Callable, device: torch.device) -> tuple[str, dict[s
     Returns:
         the fastest precision, and the seconds that a step took in each.
     """
-    seconds = {}
-    for precision in available(device):
-        with computing_in(precision, device):
-            first = seconds_of(step, device)  # it allocates too
-            hopeless = first > HOPELESS * min(seconds.values(), default=first)
-            seconds[precision] = first if hopeless else min(seconds_of(step, device) for _ in range(2))
+    step()  # the first allocates
+    seconds, turns = {}, available(device)
+    for _ in range(2):  # in turns, because a machine's speed changes
+        for precision in turns:
+            with computing_in(precision, device):
+                seconds[precision] = min(seconds_of(step, device), seconds.get(precision, math.inf))
+        turns = [precision for precision in turns if seconds[precision] < HOPELESS * min(seconds.values())]
     return min(seconds, key=seconds.get), seconds
 
 

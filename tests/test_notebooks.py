@@ -175,5 +175,15 @@ def test_training_notebooks_have_every_setting(name):
         "crops",
         "device",
     }
-    expected |= {"precision", "compile", "seed", "strong_augmentation", "save_dir", "run_dir", "keep_n", "eval_every", "device"}
+    expected |= {
+        "precision",
+        "compile",
+        "seed",
+        "strong_augmentation",
+        "save_dir",
+        "run_dir",
+        "keep_n",
+        "eval_every",
+        "device",
+    }
     assert expected <= set(inspect_notebook(str(FOLDER / f"{name}.ipynb")))
