@@ -1,5 +1,6 @@
 """The convolutions, batch norms and poolings written for CPUs against PyTorch's own in float64."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from esc_lib.models.blocks import ConvNorm
 from esc_lib.models.convolution import Conv2d, conv_and_norm, norm_and_pool, plain_operations
 
 # Parts of the largest value that single precision and bfloat16 may lose in such sums.
@@ -406,3 +408,21 @@ def test_plain_operations_are_pytorchs_own():
             pass
         assert "_Convolution" not in layer(x).grad_fn.name(), "blocks within blocks"
     assert "_Convolution" in layer(x).grad_fn.name()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_at_test_the_norm_is_folded_into_the_convolution(layer, bias):
+    (n_in, height, length), n_out, kernel, stride, padding = LAYERS[layer]
+    generator = torch.Generator().manual_seed(2)
+    block = ConvNorm(Conv2d(n_in, n_out, kernel, stride, padding, bias=bias), nn.BatchNorm2d(n_out, eps=0.1)).eval()
+    for value in (*block[1].parameters(), block[1].running_mean):
+        value.data.normal_(generator=generator)
+    block[1].running_var.uniform_(0.1, 2, generator=generator)
+    plain = copy.deepcopy(block).double()
+    x = torch.randn(2, n_in, height, length, generator=generator)
+    expected = plain[1](plain[0](x.double()))
+    with torch.no_grad():
+        compare({"": block(x)}, {"": expected})
+        pool = (1, min(3, expected.shape[3]))
+        compare({"": block(x, pool=pool)}, {"": F.max_pool2d(expected, pool)})

@@ -2,6 +2,7 @@
 
 from collections.abc import Container
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esc_lib.models.convolution import Conv2d, conv_and_norm, norm_and_pool
@@ -22,7 +23,11 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, x: Tensor, pool: tuple[int, int] | None = None, ceil_mode: bool = False) -> Tensor:
         conv, norm = self
-        return conv_and_norm(x, conv, norm) if pool is None else norm_and_pool(conv(x), norm, pool, ceil_mode)
+        if pool is None:
+            return conv_and_norm(x, conv, norm)
+        if norm.training:
+            return norm_and_pool(conv(x), norm, pool, ceil_mode)
+        return F.max_pool2d(conv_and_norm(x, conv, norm), pool, ceil_mode=ceil_mode)
 
 
 class Conv(ConvNorm):
