@@ -9,9 +9,11 @@ module imports only what is needed before it: `train` writes its run and draws i
 
 from esc_lib.clips import Clips, load_clips
 from esc_lib.config import TrainConfig
+from esc_lib.cross_validation import CrossValidation, cross_validate
 from esc_lib.datasets import DATASETS, get_dataset
 from esc_lib.evaluate import Evaluation, evaluate
 from esc_lib.models import build_model
+from esc_lib.predict import Prediction, predict
 from esc_lib.prepare import prepare
 from esc_lib.recipes import recipe
 from esc_lib.resume import RunInUse
@@ -21,17 +23,21 @@ from esc_lib.train import TrainingStopped, train
 __all__ = [
     "DATASETS",
     "Clips",
+    "CrossValidation",
     "Evaluation",
+    "Prediction",
     "Run",
     "RunInUse",
     "TrainConfig",
     "TrainingStopped",
     "build_model",
+    "cross_validate",
     "evaluate",
     "get_dataset",
     "list_runs",
     "load_clips",
     "load_run",
+    "predict",
     "prepare",
     "recipe",
     "train",

@@ -114,12 +114,20 @@ def even_crops(clips: Clips, index: Tensor, length: int, n_crops: int, pad: bool
     Shape:
         index: `(batch,)` -> `(batch * n_crops, 1, length)` float32, a clip's crops one after the other
     """
-    margin, room = _margin_and_room(clips.frames[index], length, pad)
+    start = even_starts(clips.frames[index], length, n_crops, pad)
+    return cut(clips, index.repeat_interleave(n_crops), start.flatten(), length)
+
+
+def even_starts(frames: Tensor, length: int, n_crops: int, pad: bool = True) -> Tensor:
+    """Where the crops of `even_crops` begin, in samples after their clip's begin.
+
+    Shape:
+        frames: `(batch,)` -> `(batch, n_crops)` int64
+    """
+    margin, room = _margin_and_room(frames, length, pad)
     if n_crops == 1:
-        start = room[:, None] // 2
-    else:
-        start = room[:, None] // (n_crops - 1) * torch.arange(n_crops, device=room.device)
-    return cut(clips, index.repeat_interleave(n_crops), start.flatten() - margin, length)
+        return room[:, None] // 2 - margin
+    return room[:, None] // (n_crops - 1) * torch.arange(n_crops, device=room.device) - margin
 
 
 def _margin_and_room(frames: Tensor, length: int, pad: bool) -> tuple[int, Tensor]:

@@ -1,5 +1,6 @@
 """A trained network's result on its evaluation folds: accuracy, confusion matrix and every clip's probabilities."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ from esc_lib.clips import Clips
 from esc_lib.device import pick_device
 from esc_lib.inference import tested_probabilities
 from esc_lib.runs import Run, load_run, write_json, write_whole
-from esc_lib.train import load_split
+from esc_lib.train import load_folds
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,7 @@ class Evaluation:
 
     def per_class(self) -> pd.DataFrame:
         """Precision, recall, F1 and number of clips of each class."""
-        true, predicted = self.predictions["true"], self.predictions["predicted"]
-        classes = list(self.confusion.index)
-        report = classification_report(true, predicted, labels=classes, output_dict=True, zero_division=0)
-        table = pd.DataFrame(report).T.loc[classes].rename(columns={"f1-score": "f1", "support": "clips"})
-        return table.astype({"clips": int}).rename_axis("class")
+        return scores(self.predictions, list(self.confusion.index))
 
     def worst(self, n: int = 5) -> pd.DataFrame:
         """The wrong clips, least probability for the true class first."""
@@ -57,6 +54,7 @@ def evaluate(
     which: str = "last",
     data_dir: str | Path | None = None,
     device: str = "auto",
+    folds: Sequence[int] | None = None,
 ) -> Evaluation:
     """Tests a run's network on all clips of its evaluation folds and writes what it finds into the run directory.
 
@@ -65,27 +63,45 @@ def evaluate(
         which: "last" (the result, written to `eval/`), or "best" or a checkpoint's name (written to `eval-<which>/`).
         data_dir: where prepared data lies, if not in `ESC_DATA` or the repository's `data/`.
         device: "auto", "cpu", "cuda", "cuda:1".
+        folds: to test on instead, where the evaluation folds chose the epoch (written to `eval-<which>-on-<folds>/`).
 
     Raises:
         FileNotFoundError: no run there, or its data has not been prepared.
-        ValueError: no such checkpoint, or a damaged one.
+        ValueError: no such checkpoint, or a damaged one; or the run has learned from one of the folds.
     """
     run = load_run(run_dir)
     place = pick_device(device)
     model = run.model(which).to(place, memory_format=torch.channels_last)
-    _, clips = load_split(run.config, data_dir, place)
+    tested = run.config.eval_folds if folds is None else tuple(folds)
+    seen = sorted(set(tested) & set(run.config.train_folds))
+    if seen:
+        raise ValueError(f"{run.path} has learned from fold(s) {seen}: test it on others")
+    clips = load_folds(run.config, tested, data_dir, place)
     probabilities = tested_probabilities(model, clips, run.config)
     predictions = _predictions(clips, probabilities)
-    classes = list(clips.classes)
-    counts = confusion_matrix(predictions["true"], predictions["predicted"], labels=classes)
     evaluation = Evaluation(
-        path=run.path / ("eval" if which == "last" else f"eval-{which}"),
-        result=_result(run, which, clips, predictions),
-        confusion=pd.DataFrame(counts, index=classes, columns=classes),
+        path=run.path / _folder(run, which, tested),
+        result=_result(run, which, clips, predictions, tested),
+        confusion=confusion(predictions, list(clips.classes)),
         predictions=predictions,
     )
     _write(evaluation)
     return evaluation
+
+
+def confusion(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Number of tests; rows are the true class, columns the predicted one."""
+    counts = confusion_matrix(predictions["true"], predictions["predicted"], labels=classes)
+    return pd.DataFrame(counts, index=classes, columns=classes)
+
+
+def scores(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Precision, recall, F1 and number of tests ("clips") of each class."""
+    report = classification_report(
+        predictions["true"], predictions["predicted"], labels=classes, output_dict=True, zero_division=0
+    )
+    table = pd.DataFrame(report).T.loc[classes].rename(columns={"f1-score": "f1", "support": "clips"})
+    return table.astype({"clips": int}).rename_axis("class")
 
 
 def _predictions(clips: Clips, probabilities: torch.Tensor) -> pd.DataFrame:
@@ -96,25 +112,40 @@ def _predictions(clips: Clips, probabilities: torch.Tensor) -> pd.DataFrame:
     return pd.concat([table, columns], axis="columns")
 
 
-def _result(run: Run, which: str, clips: Clips, predictions: pd.DataFrame) -> dict:
+def _folder(run: Run, which: str, tested: tuple[int, ...]) -> str:
+    if tested != run.config.eval_folds:
+        return f"eval-{which}-on-{'-'.join(map(str, tested))}"
+    return "eval" if which == "last" else f"eval-{which}"
+
+
+def _result(run: Run, which: str, clips: Clips, predictions: pd.DataFrame, tested: tuple[int, ...]) -> dict:
     correct = int((predictions["true"] == predictions["predicted"]).sum())
     checkpoint = run.checkpoint(which)
     return {
         "acc": correct / len(predictions),
         "correct": correct,
         "clips": len(predictions),
-        "eval_folds": list(run.config.eval_folds),
+        "eval_folds": list(tested),
         "dataset": clips.dataset,
         "subset": clips.subset,
         "source_sha256": clips.source_sha256,
         "checkpoint": checkpoint["name"],
         "epoch": checkpoint["epoch"],
-        "selection": {
-            "last": "the last epoch; nothing was chosen by looking at the evaluation folds",
-            "best": "the best epoch on the evaluation folds themselves: too high to report",
-        }.get(which, "a checkpoint named by the caller"),
+        "selection": _selection(run, which, tested),
         "versions": {"esc-course": version("esc-course"), "torch": torch.__version__},
     }
+
+
+def _selection(run: Run, which: str, tested: tuple[int, ...]) -> str:
+    """How the checkpoint was chosen, and whether that is honest."""
+    chosen_on = list(run.config.eval_folds)
+    if which == "last":
+        return "the last epoch; nothing was chosen by looking at the evaluation folds"
+    if which != "best":
+        return "a checkpoint named by the caller"
+    if not set(chosen_on) & set(tested):
+        return f"the epoch that did best on fold(s) {chosen_on}, which are not tested on here"
+    return "the best epoch on the evaluation folds themselves: too high to report"
 
 
 def _write(evaluation: Evaluation) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from esc_lib.augment import even_crops
+from esc_lib.augment import cut, even_starts
 from esc_lib.clips import Clips
 from esc_lib.config import TrainConfig
 from esc_lib.precision import computing_in
@@ -12,7 +12,6 @@ from esc_lib.precision import computing_in
 CROPS_AT_ONCE = 160
 
 
-@torch.no_grad()
 def class_probabilities(
     model: nn.Module, clips: Clips, crop_samples: int, n_crops: int = 10, pad: bool = True, min_peak: float = 0.0
 ) -> Tensor:
@@ -33,18 +32,49 @@ def class_probabilities(
     Shape:
         `(clips, n_classes)` float32, rows sum to 1, on the CPU
     """
+    start = even_starts(clips.frames, crop_samples, n_crops, pad)  # (clips, crops)
+    index = torch.arange(len(clips), device=start.device).repeat_interleave(n_crops)
+    of_crops, peak = crop_probabilities(model, clips, index, start.flatten(), crop_samples)
+    return mean_of_heard(of_crops.unflatten(0, start.shape), peak.unflatten(0, start.shape), min_peak).cpu()
+
+
+@torch.no_grad()
+def crop_probabilities(
+    model: nn.Module, clips: Clips, index: Tensor, start: Tensor, crop_samples: int
+) -> tuple[Tensor, Tensor]:
+    """Class probabilities and peak of some crops.
+
+    Args:
+        model: network; it is put in eval mode, and back into the mode it was in.
+        clips: on the network's device.
+        index: of each crop's clip.
+        start: where each crop begins, in samples after its clip's begin; may be negative.
+        crop_samples: length of the network's input, in samples.
+
+    Shape:
+        index, start: `(crops,)` -> `(crops, n_classes)` float32 and `(crops,)`, on the clips' device
+    """
     was_training = model.training
     model.eval()
-    probabilities = []
-    for index in torch.arange(len(clips), device=clips.samples.device).split(max(1, CROPS_AT_ONCE // n_crops)):
-        x = even_crops(clips, index, crop_samples, n_crops, pad)
-        of_crops = model(x).float().softmax(dim=1).unflatten(0, (len(index), n_crops))  # (B, crops, classes)
-        heard = (x.abs().amax(dim=(1, 2)) >= min_peak).unflatten(0, (len(index), n_crops)).float()
-        heard[heard.sum(dim=1) == 0] = 1.0
-        weight = heard / heard.sum(dim=1, keepdim=True)
-        probabilities.append((of_crops * weight[:, :, None]).sum(dim=1))
+    probabilities, peaks = [], []
+    for of, begin in zip(index.split(CROPS_AT_ONCE), start.split(CROPS_AT_ONCE), strict=True):
+        x = cut(clips, of, begin, crop_samples)
+        probabilities.append(model(x).float().softmax(dim=1))
+        peaks.append(x.abs().amax(dim=(1, 2)))
     model.train(was_training)
-    return torch.cat(probabilities).cpu()
+    return torch.cat(probabilities), torch.cat(peaks)
+
+
+def mean_of_heard(probabilities: Tensor, peak: Tensor, min_peak: float) -> Tensor:
+    """The mean over each clip's crops whose peak is at least `min_peak`, or over all of them if none's is.
+
+    Shape:
+        `(clips, crops, n_classes)`, `(clips, crops)` -> `(clips, n_classes)`
+    """
+    heard = (peak >= min_peak).float()
+    heard[heard.sum(dim=1) == 0] = 1.0
+    weight = heard / heard.sum(dim=1, keepdim=True)
+    return (probabilities * weight[:, :, None]).sum(dim=1)
 
 
 def tested_probabilities(model: nn.Module, clips: Clips, config: TrainConfig) -> Tensor:

@@ -93,11 +93,19 @@ def load_split(
     config: TrainConfig, data_dir: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> tuple[Clips, Clips]:
     """The clips to learn from and those to test on, trimmed if the settings say so, on the device."""
-    clips = load_clips(config.dataset, config.sample_rate, config.train_folds + config.eval_folds, data_dir)
-    if config.trim_silence:
-        clips = trim_silence(clips)
-    clips = clips.to(device)
+    clips = load_folds(config, config.train_folds + config.eval_folds, data_dir, device)
     return clips.in_folds(config.train_folds), clips.in_folds(config.eval_folds)
+
+
+def load_folds(
+    config: TrainConfig,
+    folds: tuple[int, ...],
+    data_dir: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Clips:
+    """The clips of some folds, trimmed if the settings say so, on the device."""
+    clips = load_clips(config.dataset, config.sample_rate, folds, data_dir)
+    return (trim_silence(clips) if config.trim_silence else clips).to(device)
 
 
 def _settled_precision(

@@ -17,9 +17,8 @@ LIBRARY = ROOT / "esc_lib"
 # Sound flows one way: a module imports only what comes before it.
 ORDER = [
     "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment",
-    "mixing", "device", "precision", "models", "config", "recipes", "batches", "steps", "plots", "inference", "runs",
-    "resume", "train",
-    "evaluate", "records", "plain_loop", "bench",
+    "mixing", "statistics", "device", "precision", "models", "config", "recipes", "batches", "steps", "plots",
+    "inference", "runs", "resume", "train", "evaluate", "cross_validation", "predict", "records", "plain_loop", "bench",
 ]  # fmt: skip
 REQUIRED = {
     "torch", "torchaudio", "numpy", "pandas", "requests", "tqdm", "scikit-learn", "matplotlib", "seaborn",
@@ -30,6 +29,8 @@ DISTRIBUTION = {"sklearn": "scikit-learn", "IPython": "ipython"}  # where the im
 BROUGHT = {
     "urllib3": ["requests", "urllib3"],
     "filelock": ["torch", "filelock"],
+    "scipy": ["scikit-learn", "scipy"],
+    "joblib": ["scikit-learn", "joblib"],
     "ipython": ["jupyterlab", "ipykernel", "ipython"],
 }
 FILES = sorted(LIBRARY.rglob("*.py"))

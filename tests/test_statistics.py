@@ -1,0 +1,97 @@
+"""Statistics against cases with known answers."""
+
+import numpy as np
+import pytest
+
+from esc_lib.statistics import (
+    bootstrap_interval,
+    calibration_error,
+    fit_temperature,
+    mcnemar,
+    reliability,
+    wilson_interval,
+    with_temperature,
+)
+
+
+def drawn(n, temperature, classes=5, seed=0):
+    """Probabilities, and classes drawn as these say at a temperature of 1; given out as if at another one."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(scale=2, size=(n, classes))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    targets = (true.cumsum(axis=1) > random.random((n, 1))).argmax(axis=1)
+    said = np.exp(logits * temperature)
+    return said / said.sum(axis=1, keepdims=True), targets
+
+
+def test_wilson_interval_is_the_formulas():
+    # Centre (k + z^2 / 2) / (n + z^2), half width z / (n + z^2) sqrt(k (n - k) / n + z^2 / 4), with z = 1.959964.
+    z, k, n = 1.959964, 15, 20
+    centre, half = (k + z**2 / 2) / (n + z**2), z / (n + z**2) * (k * (n - k) / n + z**2 / 4) ** 0.5
+    assert wilson_interval(k, n) == pytest.approx((centre - half, centre + half), abs=1e-6)
+
+
+def test_wilson_interval_stays_inside_at_the_ends():
+    low, high = wilson_interval(40, 40)
+    assert high == pytest.approx(1) and 0.9 < low < 0.92
+    assert wilson_interval(0, 40) == pytest.approx((1 - high, 1 - low))
+
+
+def test_bootstrap_agrees_with_the_normal_approximation_for_many_clips():
+    right = np.arange(2000) % 4 != 0
+    half = 1.96 * (0.75 * 0.25 / 2000) ** 0.5
+    assert bootstrap_interval(right) == pytest.approx((0.75 - half, 0.75 + half), abs=0.002)
+    assert bootstrap_interval(right) == bootstrap_interval(right)
+
+
+def test_bootstrap_of_shares_is_narrower_than_of_single_runs():
+    shares = np.tile([0.5, 1.0], 200)
+    low, high = bootstrap_interval(shares)
+    assert low < 0.75 < high and high - low == pytest.approx(2 * 1.96 * 0.25 / 20, rel=0.1)
+
+
+def test_mcnemar_is_a_fair_coin():
+    # 1 and 9 disagreements: 2 (C(10, 0) + C(10, 1)) / 2^10.
+    right_a = np.array([True] * 50 + [True] + [False] * 9)
+    right_b = np.array([True] * 50 + [False] + [True] * 9)
+    assert mcnemar(right_a, right_b) == pytest.approx(2 * 11 / 1024)
+    assert mcnemar(right_b, right_a) == mcnemar(right_a, right_b)
+    assert mcnemar(right_a[:50], right_b[:50]) == 1.0
+
+
+def test_mcnemar_refuses_other_clips():
+    with pytest.raises(ValueError, match="3 clips.*2"):
+        mcnemar(np.ones(3), np.ones(2))
+
+
+def test_reliability_by_hand():
+    probabilities = np.array([[0.95, 0.05], [0.92, 0.08], [0.3, 0.7], [0.0, 1.0]])
+    table = reliability(probabilities, np.array([0, 1, 1, 1]))
+    assert table.index.tolist() == pytest.approx([0.7, 0.9])
+    assert table["clips"].tolist() == [1, 3]
+    assert table["accuracy"].tolist() == pytest.approx([1, 2 / 3])
+    assert table["confidence"].tolist() == pytest.approx([0.7, (0.95 + 0.92 + 1) / 3])
+    gap = (1 * 0.3 + 3 * abs(2.87 / 3 - 2 / 3)) / 4
+    assert calibration_error(probabilities, np.array([0, 1, 1, 1])) == pytest.approx(gap)
+
+
+def test_honest_probabilities_have_no_calibration_error_and_a_temperature_of_one():
+    probabilities, targets = drawn(20000, temperature=1)
+    assert calibration_error(probabilities, targets) < 0.015
+    assert fit_temperature(probabilities, targets) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_the_temperature_is_found_again_and_mends_the_calibration(temperature):
+    probabilities, targets = drawn(20000, temperature)
+    fitted = fit_temperature(probabilities, targets)
+    assert fitted == pytest.approx(temperature, rel=0.03)
+    mended = with_temperature(probabilities, fitted)
+    assert calibration_error(mended, targets) < 0.015 < 0.1 < calibration_error(probabilities, targets)
+    assert (mended.argmax(axis=1) == probabilities.argmax(axis=1)).all()
+    assert mended.sum(axis=1) == pytest.approx(1)
+
+
+def test_certain_and_wrong_is_finite():
+    probabilities = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert 1 < fit_temperature(probabilities, np.array([0, 1, 1])) <= 20.01
