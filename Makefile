@@ -14,7 +14,7 @@ test: .venv/installed
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
 
-# Minutes on a GPU, about half an hour on two cores. Add BENCH="envnet m5 --dataset esc10" for less, or for other clips.
+# About half an hour on two cores. Add BENCH="envnet m5 --dataset esc10" for less, or for other clips.
 bench: .venv/installed
 	$(BIN)/python -m esc_lib.bench $(BENCH)
 

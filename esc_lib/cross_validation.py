@@ -86,8 +86,7 @@ def cross_validate(
 ) -> CrossValidation:
     """Trains and tests a network once per fold and seed, in run directories that the same call finds again.
 
-    What is finished is not done again, and what was stopped goes on. Jobs run through joblib: on this machine's cores
-    and GPUs, or within `joblib.parallel_config("dask")` on a cluster.
+    What is finished is not done again, and what was stopped goes on. Jobs run through joblib, on this machine.
 
     Args:
         config: the settings, say from `recipe`; their folds and seed are replaced.

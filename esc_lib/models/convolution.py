@@ -1,7 +1,7 @@
-"""The two operations in which these networks spend their time, with the same results as PyTorch's in less of it.
+"""Convolution, batch norm and pooling, where these networks spend their time: PyTorch's results in less of it.
 
-Both are for CPUs. The maps behind the first filters are one row of tens of thousands of samples: no picture network has
-such shapes, and PyTorch's own operations reach a fifth of the processor's speed on them. On GPUs, in other precisions
+They are for CPUs. The maps behind the first filters are one row of tens of thousands of samples: no picture network has
+such shapes, and PyTorch's gradients of the weights reach a seventh to a half of the processor's speed there. On GPUs, in other precisions
 than float32 and bfloat16 and in compiled networks, PyTorch's are used as they are.
 """
 
