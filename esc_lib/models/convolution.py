@@ -1,8 +1,8 @@
 """Convolution, batch norm and pooling, where these networks spend their time: PyTorch's results in less of it.
 
 They are for CPUs. The maps behind the first filters are one row of tens of thousands of samples: no picture network has
-such shapes, and PyTorch's gradients of the weights reach a seventh to a half of the processor's speed there. On GPUs, in other precisions
-than float32 and bfloat16 and in compiled networks, PyTorch's are used as they are.
+such shapes, and PyTorch's gradients of the weights reach a seventh to a half of the processor's speed there. On GPUs,
+in other precisions than float32 and bfloat16 and in compiled networks, PyTorch's are used as they are.
 """
 
 from collections.abc import Iterator
