@@ -6,13 +6,11 @@ Everything that is compared is measured in turns, because these speeds change fr
 """
 
 import argparse
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from esc_lib.clips import Clips
 from esc_lib.config import TrainConfig
 from esc_lib.device import kept_memory, pick_device
 from esc_lib.inference import tested_probabilities
+from esc_lib.machine import hardware
 from esc_lib.models import ARCHITECTURES, build_model
 from esc_lib.models.convolution import plain_operations
 from esc_lib.plain_loop import plain_batches
@@ -215,22 +214,6 @@ def peak_memory(device: torch.device) -> float | None:
     import resource  # not on Windows; in other units on macOS
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def hardware(device: torch.device) -> dict:
-    """What was measured, with its versions."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return {
-        "date": f"{date.today()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
 
 
 def table(rows: list[dict]) -> pd.DataFrame:

@@ -12,8 +12,9 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from esc_lib.clips import read_clip_table
 from esc_lib.config import TrainConfig
-from esc_lib.datasets import get_dataset
+from esc_lib.datasets import get_dataset, prepared_folder
 from esc_lib.evaluate import confusion, evaluate, scores
 from esc_lib.runs import load_run, runs_folder
 from esc_lib.statistics import bootstrap_interval
@@ -86,7 +87,8 @@ def cross_validate(
 ) -> CrossValidation:
     """Trains and tests a network once per fold and seed, in run directories that the same call finds again.
 
-    What is finished is not done again, and what was stopped goes on. Jobs run through joblib, on this machine.
+    What is finished is not done again, and what was stopped goes on. Jobs run through joblib, on this machine. Of a set
+    that was prepared as a subset, the folds that it holds are all there are.
 
     Args:
         config: the settings, say from `recipe`; their folds and seed are replaced.
@@ -99,14 +101,15 @@ def cross_validate(
         device: "auto", "cpu", "cuda", "cuda:1".
 
     Raises:
-        ValueError: a fold that the set does not have; or what `train` raises.
+        FileNotFoundError: the data has not been prepared.
+        ValueError: a fold that the prepared set does not have; or what `train` raises.
     """
-    official = get_dataset(config.dataset).folds
-    tested = official if folds is None else tuple(folds)
-    unknown = [fold for fold in tested if fold not in official]
-    if unknown or not tested:
-        raise ValueError(f"folds is {list(tested)}: expected some of {config.dataset}'s {list(official)}")
-    configs = {(fold, seed): _fold_config(config, fold, seed, validation) for seed in seeds for fold in tested}
+    table = read_clip_table(prepared_folder(config.dataset, config.sample_rate, data_dir) / "clips.csv")
+    there = sorted(map(int, table["fold"].unique()))
+    tested = there if folds is None else list(folds)
+    if not tested or not set(tested) <= set(there):
+        raise ValueError(f"folds is {tested}: expected some of {there}, which {config.dataset} holds as prepared")
+    configs = {(fold, seed): _fold_config(config, there, fold, seed, validation) for seed in seeds for fold in tested}
     path = runs_folder(save_dir) / _name(config, validation)
     jobs = []
     for number, ((fold, seed), of_job) in enumerate(configs.items()):
@@ -122,10 +125,9 @@ def cross_validate(
     return _read(path, configs)
 
 
-def _fold_config(config: TrainConfig, fold: int, seed: int, validation: bool) -> TrainConfig:
-    official = get_dataset(config.dataset).folds
-    checked = official[(official.index(fold) + 1) % len(official)] if validation else fold
-    learned = tuple(other for other in official if other not in (fold, checked))
+def _fold_config(config: TrainConfig, there: list[int], fold: int, seed: int, validation: bool) -> TrainConfig:
+    checked = there[(there.index(fold) + 1) % len(there)] if validation else fold
+    learned = tuple(other for other in there if other not in (fold, checked))
     return replace(config, train_folds=learned, eval_folds=(checked,), seed=seed)
 
 

@@ -4,7 +4,8 @@
         config.json            the settings (`TrainConfig`)
         history.json           {"loss": {"1": value, ...}}; so too "acc" and "lr", and "eval_loss", "eval_acc" of tests
         checkpoints.json       {name: {"name", "epoch", "eval_acc"}}, best on the evaluation folds first
-        losses.png, accuracies.png
+        sittings.json          [{"from_epoch", "to_epoch", "seconds", and on what machine}]: when it was worked on
+    losses.png, accuracies.png
         <name>/<name>.model    a checkpoint: the network's state dict
         eval/                  what `evaluate` found
         training.state         what an unfinished training goes on from (`esc_lib.resume`)
@@ -44,12 +45,14 @@ class Run:
         config: its settings.
         history: `{"loss": {epoch: value}, ...}`, epochs from 1.
         checkpoints: `{name: {"name", "epoch", "eval_acc"}}`, best first; of equals the older first.
+        sittings: a run that was stopped and went on has several; what was not tested before a stop is in none.
     """
 
     path: Path
     config: TrainConfig
     history: dict[str, dict[int, float]] = field(default_factory=lambda: {key: {} for key in HISTORY_KEYS})
     checkpoints: dict[str, dict] = field(default_factory=dict)
+    sittings: list[dict] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
@@ -100,6 +103,12 @@ class Run:
     def save_history(self) -> None:
         """Writes `history.json`."""
         write_json(self.path / "history.json", self.history)
+
+    def save_sitting(self, sitting: dict) -> None:
+        """Writes down how far this sitting has come, in place of what it said before."""
+        earlier = [other for other in self.sittings if other["from_epoch"] < sitting["from_epoch"]]
+        self.sittings = [*earlier, sitting]
+        write_json(self.path / "sittings.json", self.sittings)
 
     def save_curves(self) -> None:
         """Draws `losses.png` and `accuracies.png`."""
@@ -202,7 +211,14 @@ def load_run(path: str | Path) -> Run:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path / 'config.json'}: {error}") from error
     history = {kind: {int(e): v for e, v in of.items()} for kind, of in _read_json(path / "history.json").items()}
-    return Run(path, config, history, _read_json(path / "checkpoints.json"))
+    sittings = path / "sittings.json"
+    return Run(
+        path,
+        config,
+        history,
+        _read_json(path / "checkpoints.json"),
+        _read_json(sittings, list) if sittings.is_file() else [],
+    )
 
 
 def list_runs(save_dir: str | Path | None = None) -> list[Path]:
@@ -256,16 +272,17 @@ def _saved(state: dict) -> memoryview:
     return buffer.getbuffer()
 
 
-def write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict | list) -> None:
     """Writes a JSON file by `write_whole`."""
     write_whole(path, lambda file: file.write(json.dumps(value, indent=4).encode()))
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path, kind: type = dict) -> dict | list:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or train again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {value!r}, not names and values: restore it, or train again")
+    if not isinstance(value, kind):
+        what = "names and values" if kind is dict else "a list"
+        raise ValueError(f"{path} holds {value!r}, not {what}: restore it, or train again")
     return value

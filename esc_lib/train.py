@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from esc_lib.clips import Clips, load_clips
 from esc_lib.config import TrainConfig
 from esc_lib.device import kept_memory, pick_device
 from esc_lib.inference import tested_probabilities
+from esc_lib.machine import hardware
 from esc_lib.models import build_model
 from esc_lib.precision import computing_in, fastest_precision
 from esc_lib.resume import alone_in, load_state, save_state, state_file
@@ -163,6 +165,7 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
     learner = torch.compile(model) if config.compile == "on" else model  # the same weights
     steps = math.ceil(len(train_clips) / config.batch_size)
     done = _take_up(run, model, optimizer, generator)
+    begin, here = time.perf_counter(), hardware(train_clips.samples.device)
     with tqdm(total=config.epochs * steps, initial=done * steps, desc=run.path.name, unit="step") as progress:
         for epoch in range(done + 1, config.epochs + 1):
             optimizer.param_groups[0]["lr"] = config.learning_rate_at(epoch)
@@ -174,6 +177,8 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
             run.save_history()
             if epoch % config.eval_every == 0 or epoch == config.epochs:
                 _test(run, model, epoch, eval_clips)
+                seconds = round(time.perf_counter() - begin, 1)
+                run.save_sitting({"from_epoch": done + 1, "to_epoch": epoch, "seconds": seconds, **here})
                 if epoch < config.epochs:
                     save_state(run, model, optimizer, generator, epoch)
                 _keep(run, model, epoch)

@@ -114,8 +114,17 @@ def test_gpus_are_dealt_out_in_turn(data_dir, monkeypatch):
 
 
 def test_a_fold_that_is_not_there_is_refused(data_dir):
-    with pytest.raises(ValueError, match=r"folds is \[6\].*synthetic.*\[1, 2, 3, 4, 5\]"):
+    with pytest.raises(ValueError, match=r"folds is \[6\].*\[1, 2, 3, 4, 5\].*synthetic"):
         cross_validate(settings(), folds=[6], data_dir=data_dir)
+
+
+def test_of_a_subset_the_folds_that_are_there_are_learned_from(tmp_path, monkeypatch):
+    tiny.register(monkeypatch)
+    data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2, 4), per_class=1), subset=True)
+    found = cross_validate(settings(), folds=[4], data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    assert load_run(found.path / "fold-4-seed-0").config.train_folds == (1, 2)
+    with pytest.raises(ValueError, match=r"folds is \[3\].*\[1, 2, 4\]"):
+        cross_validate(settings(), folds=[3], data_dir=data)
 
 
 def test_statistics_of_known_answers(monkeypatch, tmp_path):

@@ -58,11 +58,14 @@ def test_a_finished_run_holds_the_files_that_are_promised(tmp_path):
     assert run.path.name.startswith("tiny-synthetic-")
     names = [f"epoch-{epoch:04d}" for epoch in (1, 2, 3)]
     assert files_below(run.path) == {
-        "config.json", "history.json", "checkpoints.json", "losses.png", "accuracies.png", ".lock",
+        "config.json", "history.json", "checkpoints.json", "sittings.json", "losses.png", "accuracies.png", ".lock",
         *(f"{name}/{name}.model" for name in names),
     }  # fmt: skip
     settings = json.loads((run.path / "config.json").read_text())
     assert settings == {**run.config.to_dict(), "train_folds": [1, 2], "eval_folds": [3]}
+    (sitting,) = json.loads((run.path / "sittings.json").read_text())
+    assert (sitting["from_epoch"], sitting["to_epoch"]) == (1, 3) and sitting["seconds"] >= 0
+    assert sitting["device"] and sitting["threads"] >= 1 and load_run(run.path).sittings == [sitting]
     history = json.loads((run.path / "history.json").read_text())
     assert set(history) == {"loss", "acc", "lr", "eval_loss", "eval_acc"}
     assert all(list(values) == ["1", "2", "3"] for values in history.values())

@@ -17,8 +17,8 @@ LIBRARY = ROOT / "esc_lib"
 # Sound flows one way: a module imports only what comes before it.
 ORDER = [
     "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment",
-    "mixing", "statistics", "device", "precision", "models", "config", "recipes", "batches", "steps", "plots",
-    "inference", "runs", "resume", "train", "evaluate", "cross_validation", "predict", "records", "plain_loop", "bench",
+    "mixing", "statistics", "machine", "device", "precision", "models", "config", "recipes", "batches", "steps",
+    "plots", "inference", "runs", "resume", "train", "evaluate", "cross_validation", "predict", "records", "plain_loop", "bench",
 ]  # fmt: skip
 REQUIRED = {
     "torch", "torchaudio", "numpy", "pandas", "requests", "tqdm", "scikit-learn", "matplotlib", "seaborn",
