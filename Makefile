@@ -1,8 +1,8 @@
-# make train | make test | make lab | make bench: each makes the environment first if it is not there.
+# make train | make test | make lab | make bench | make results: each makes the environment first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lab bench notebooks
+.PHONY: train test lab bench results notebooks
 
 train: .venv/installed
 	mkdir -p runs
@@ -17,6 +17,10 @@ lab: .venv/installed
 # About half an hour on two cores. Add BENCH="envnet m5 --dataset esc10" for less, or for other clips.
 bench: .venv/installed
 	$(BIN)/python -m esc_lib.bench $(BENCH)
+
+# Writes the tables of measured results in the README and the notebooks from the records in data/results.
+results: .venv/installed
+	$(BIN)/python -m esc_lib.results
 
 # Renewed when the requirements change.
 .venv/installed: pyproject.toml

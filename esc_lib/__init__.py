@@ -7,6 +7,7 @@ bench (speed). The notebooks explain; what they use again and again is here. A m
 it: `train` writes its run and draws its curves, so it imports `runs` and `plots`, and neither imports it.
 """
 
+from esc_lib.calibration import calibrate
 from esc_lib.clips import Clips, load_clips
 from esc_lib.config import TrainConfig
 from esc_lib.cross_validation import CrossValidation, cross_validate
@@ -31,6 +32,7 @@ __all__ = [
     "TrainConfig",
     "TrainingStopped",
     "build_model",
+    "calibrate",
     "cross_validate",
     "evaluate",
     "get_dataset",

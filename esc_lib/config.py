@@ -18,7 +18,8 @@ class TrainConfig:
         dataset: the set's name, as `prepare` takes it.
         sample_rate: of the prepared set, in Hz.
         crop_samples: length of the network's input, in samples.
-        train_folds, eval_folds: official folds to learn from and to test on; they may not overlap.
+        train_folds, eval_folds: official folds to learn from and to test on; they may not overlap. Without an
+            evaluation fold nothing is tested: a network to be used, not to be reported on.
         epochs: times that every training clip is shown.
         batch_size: clips a step; the last, smaller batch of an epoch is used too.
         learning_rate: at the start.
@@ -169,7 +170,7 @@ def _check_folds(config: TrainConfig) -> None:
     for name in ("train_folds", "eval_folds"):
         chosen = getattr(config, name)
         wrong = [fold for fold in chosen if type(fold) is not int or fold not in folds or chosen.count(fold) > 1]
-        if wrong or not chosen:
+        if wrong or (name == "train_folds" and not chosen):
             raise ValueError(
                 f"{name} is {list(chosen)}: expected at least one of {config.dataset}'s folds {list(folds)}, each once"
             )

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from esc_lib.clips import read_clip_table
+from esc_lib.calibration import calibrate
+from esc_lib.clips import read_about, read_clip_table
 from esc_lib.config import TrainConfig
 from esc_lib.datasets import get_dataset, prepared_folder
-from esc_lib.evaluate import confusion, evaluate, scores
+from esc_lib.evaluate import as_arrays, confusion, evaluate, scores
 from esc_lib.runs import load_run, runs_folder
-from esc_lib.statistics import bootstrap_interval
+from esc_lib.statistics import bootstrap_interval, calibration_error, with_temperature
 from esc_lib.train import train
 
 
@@ -28,13 +30,16 @@ class CrossValidation:
     Attributes:
         path: folder that holds a run directory per job.
         config: the settings that all runs share; folds and seed are the first run's.
-        runs: a row per run: fold, seed, epoch, accuracy (of the last epoch, or of the one that the validation fold
-            chose), best (the highest of all tests on the test fold: too high to report), clips, run.
+        about: what all results share: dataset, subset, source_sha256.
+        runs: a row per run: fold, seed, epoch, correct, clips, accuracy (of the last epoch, or of the one that the
+            validation fold chose), best (the highest of all tests on the test fold: too high to report), minutes,
+            temperature (fitted on the validation fold).
         predictions: a row per clip and seed: fold, seed, file, true, predicted, and the probability of each class.
     """
 
     path: Path
     config: TrainConfig
+    about: dict
     runs: pd.DataFrame
     predictions: pd.DataFrame
 
@@ -66,6 +71,31 @@ class CrossValidation:
         right = self.predictions["true"] == self.predictions["predicted"]
         return right.groupby(self.predictions["file"]).mean()
 
+    def calibration(self) -> pd.DataFrame:
+        """Whether probabilities mean what they say: expected calibration error and mean log loss over all runs.
+
+        As the networks say them, and, with a validation fold, at each run's temperature.
+        """
+        ways = {"as they come": self.predictions}
+        if self.runs["temperature"].notna().all():
+            ways["calibrated"] = self.calibrated()
+        rows = {}
+        for name, predictions in ways.items():
+            probabilities, targets = as_arrays(predictions)
+            of_true = probabilities[np.arange(len(targets)), targets]
+            rows[name] = [calibration_error(probabilities, targets), -np.log(of_true.clip(1e-12)).mean()]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["calibration error", "log loss"])
+
+    def calibrated(self) -> pd.DataFrame:
+        """`predictions`, each run's probabilities at its temperature."""
+        columns = [column for column in self.predictions if column.startswith("p_")]
+        temperature = self.runs.set_index(["fold", "seed"])["temperature"]
+        parts = []
+        for run, part in self.predictions.groupby(["fold", "seed"], sort=False):
+            mended = with_temperature(part[columns].to_numpy(), temperature[run])
+            parts.append(part.assign(**dict(zip(columns, mended.T, strict=True))))
+        return pd.concat(parts)
+
     def confusion(self) -> pd.DataFrame:
         """Pooled over all runs: number of tests; rows are the true class, columns the predicted one."""
         return confusion(self.predictions, list(get_dataset(self.config.dataset).classes))
@@ -91,12 +121,13 @@ def cross_validate(
     that was prepared as a subset, the folds that it holds are all there are.
 
     Args:
-        config: the settings, say from `recipe`; their folds and seed are replaced.
+        config: the settings, say from `recipe`; their folds and seed are replaced. `start_from` is then the folder of
+            a cross-validation: each run starts from the one of its fold and seed there.
         seeds: of the trainings.
         folds: to be tested; all official ones if not given.
         n_jobs: trainings at the same time; GPUs are dealt out in turn, processor threads shared.
         validation: whether the fold behind the test fold (behind the last comes the first) is not learned from, and
-            chooses the epoch. If not, the last epoch is the result.
+            chooses the epoch and the temperature. If not, the last epoch is the result.
         data_dir, save_dir: as for `train`.
         device: "auto", "cpu", "cuda", "cuda:1".
 
@@ -104,7 +135,9 @@ def cross_validate(
         FileNotFoundError: the data has not been prepared.
         ValueError: a fold that the prepared set does not have; or what `train` raises.
     """
-    table = read_clip_table(prepared_folder(config.dataset, config.sample_rate, data_dir) / "clips.csv")
+    prepared = prepared_folder(config.dataset, config.sample_rate, data_dir)
+    read_about(prepared)  # says what to do if nothing was prepared
+    table = read_clip_table(prepared / "clips.csv")
     there = sorted(map(int, table["fold"].unique()))
     tested = there if folds is None else list(folds)
     if not tested or not set(tested) <= set(there):
@@ -113,7 +146,7 @@ def cross_validate(
     path = runs_folder(save_dir) / _name(config, validation)
     jobs = []
     for number, ((fold, seed), of_job) in enumerate(configs.items()):
-        run_dir = path / f"fold-{fold}-seed-{seed}"
+        run_dir = path / run_name(fold, seed)
         place = (
             f"cuda:{number % torch.cuda.device_count()}" if device == "auto" and torch.cuda.is_available() else device
         )
@@ -128,7 +161,13 @@ def cross_validate(
 def _fold_config(config: TrainConfig, there: list[int], fold: int, seed: int, validation: bool) -> TrainConfig:
     checked = there[(there.index(fold) + 1) % len(there)] if validation else fold
     learned = tuple(other for other in there if other not in (fold, checked))
-    return replace(config, train_folds=learned, eval_folds=(checked,), seed=seed)
+    start_from = config.start_from and str(Path(config.start_from).expanduser().resolve() / run_name(fold, seed))
+    return replace(config, train_folds=learned, eval_folds=(checked,), seed=seed, start_from=start_from)
+
+
+def run_name(fold: int, seed: int) -> str:
+    """The run directory's name in the folder of its cross-validation."""
+    return f"fold-{fold}-seed-{seed}"
 
 
 def _name(config: TrainConfig, validation: bool) -> str:
@@ -149,6 +188,8 @@ def _train_and_test(
     if config.eval_folds == (fold,):
         evaluate(run.path, "last", data_dir, device)
     else:
+        checked = evaluate(run.path, "best", data_dir, device)
+        calibrate(run, checked.predictions, f"fold {config.eval_folds[0]}, which chose the epoch", "best")
         evaluate(run.path, "best", data_dir, device, folds=[fold])
 
 
@@ -157,15 +198,23 @@ def _result_file(config: TrainConfig, fold: int, run_dir: Path) -> Path:
 
 
 def _read(path: Path, configs: dict[tuple[int, int], TrainConfig]) -> CrossValidation:
-    runs, predictions = [], []
+    runs, predictions, about = [], [], []
     for (fold, seed), config in configs.items():
-        file = _result_file(config, fold, path / f"fold-{fold}-seed-{seed}")
+        file = _result_file(config, fold, path / run_name(fold, seed))
         result, run = json.loads(file.read_text()), load_run(file.parents[1])
-        best = max(run.history["eval_acc"].values()) if config.eval_folds == (fold,) else None
-        runs.append((fold, seed, result["epoch"], result["acc"], best, result["clips"], run.path.name))
+        last = config.eval_folds == (fold,)
+        best = max(run.history["eval_acc"].values()) if last else None
+        temperature = None if last else run.temperature("best")
+        minutes = sum(sitting["seconds"] for sitting in run.sittings) / 60
+        about.append({key: result[key] for key in ("dataset", "subset", "source_sha256")})
+        of_result = [result[key] for key in ("epoch", "correct", "clips", "acc")]
+        runs.append((fold, seed, *of_result, best, minutes, temperature))
         of_run = pd.read_csv(file.with_name("predictions.csv"))
         of_run.insert(0, "seed", seed)
         predictions.append(of_run)
-    columns = ["fold", "seed", "epoch", "accuracy", "best", "clips", "run"]
+    columns = ["fold", "seed", "epoch", "correct", "clips", "accuracy", "best", "minutes", "temperature"]
     first = next(iter(configs.values()))
-    return CrossValidation(path, first, pd.DataFrame(runs, columns=columns), pd.concat(predictions, ignore_index=True))
+    table = pd.DataFrame(runs, columns=columns).astype({"best": float, "temperature": float})
+    if any(other != about[0] for other in about):
+        raise ValueError(f"{path} holds runs on different recordings: choose another save_dir, or delete it")
+    return CrossValidation(path, first, about[0], table, pd.concat(predictions, ignore_index=True))

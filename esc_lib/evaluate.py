@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import classification_report, confusion_matrix
@@ -67,12 +68,14 @@ def evaluate(
 
     Raises:
         FileNotFoundError: no run there, or its data has not been prepared.
-        ValueError: no such checkpoint, or a damaged one; or the run has learned from one of the folds.
+        ValueError: no such checkpoint, or a damaged one; or the run has learned from one of the folds, or from all.
     """
     run = load_run(run_dir)
     place = pick_device(device)
     model = run.model(which).to(place, memory_format=torch.channels_last)
     tested = run.config.eval_folds if folds is None else tuple(folds)
+    if not tested:
+        raise ValueError(f"{run.path} has learned from all folds and has none to be tested on: cross_validate instead")
     seen = sorted(set(tested) & set(run.config.train_folds))
     if seen:
         raise ValueError(f"{run.path} has learned from fold(s) {seen}: test it on others")
@@ -87,6 +90,17 @@ def evaluate(
     )
     _write(evaluation)
     return evaluation
+
+
+def as_arrays(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities of a table of predictions, and each clip's true class as their column's number.
+
+    Shape:
+        `(clips, n_classes)`, `(clips,)`
+    """
+    columns = [column for column in predictions if column.startswith("p_")]
+    number = {column.removeprefix("p_"): i for i, column in enumerate(columns)}
+    return predictions[columns].to_numpy(), predictions["true"].map(number).to_numpy()
 
 
 def confusion(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:

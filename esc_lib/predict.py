@@ -14,6 +14,7 @@ from esc_lib.device import pick_device
 from esc_lib.inference import crop_probabilities, mean_of_heard
 from esc_lib.precision import computing_in
 from esc_lib.runs import Run, load_run
+from esc_lib.statistics import with_temperature
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def predict(
     """Lets a run's network listen to a recording of any length, rate and number of channels.
 
     The recording is treated as the clips of a test are: mixed to mono, resampled, trimmed if the run trims, cut into as
-    many windows, whose probabilities are averaged. A longer one is cut into more, at most half a window apart.
+    many windows, whose probabilities are averaged. A longer one is cut into more, at most half a window apart. If the
+    run has a temperature (`esc_lib.calibrate`), the probabilities are calibrated.
 
     Args:
         run: a run, or its directory.
@@ -59,15 +61,16 @@ def predict(
     model = run.model(which).to(place, memory_format=torch.channels_last)
     with computing_in(config.precision, place):
         of_windows, peak = crop_probabilities(model, recording, index, start, length)
-    mean = mean_of_heard(of_windows[None], peak[None], config.min_peak)[0].cpu()
+    mean = mean_of_heard(of_windows[None], peak[None], config.min_peak).cpu()
+    temperature = run.temperature(which)
+    mean, of_windows = (torch.from_numpy(with_temperature(p.cpu().numpy(), temperature)) for p in (mean, of_windows))
+    mean = mean[0]
     middle = (recording.offsets.cpu() + start.cpu() + length / 2) / config.sample_rate
     best = mean.argsort(descending=True, stable=True)[:top]
     names = pd.Series(recording.classes)
     return Prediction(
         top=pd.DataFrame({"class": names[best.numpy()].to_numpy(), "probability": mean[best].numpy()}),
-        windows=pd.DataFrame(
-            of_windows.cpu().numpy(), pd.Index(middle.numpy().round(3), name="seconds"), recording.classes
-        ),
+        windows=pd.DataFrame(of_windows.numpy(), pd.Index(middle.numpy().round(3), name="seconds"), recording.classes),
         seconds=len(recording.samples) / config.sample_rate,
     )
 

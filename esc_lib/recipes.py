@@ -15,7 +15,7 @@ def recipe(architecture: str, dataset: str, **changes) -> TrainConfig:
         architecture: one of `esc_lib.models.ARCHITECTURES`.
         dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
         **changes: any of `TrainConfig`'s attributes. If `eval_folds` is given and `train_folds` is not, the
-            training folds are all others.
+            training folds are all others; with `eval_folds=()` it learns from all folds and tests on none.
 
     Raises:
         ValueError: an unknown network, set or setting, by name, or a value that no run can have.

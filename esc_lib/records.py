@@ -1,23 +1,32 @@
 """What was published and what was measured here, each from files in the repository's `data/results/`.
 
-`published.csv` holds a row per network and way of learning, accuracies in percent. Every other file there is the record
-of one run, written by `save_record`; so no number in a notebook is typed in by hand.
+`published.csv` holds a row per network and way of learning, accuracies in percent. Of every finished cross-validation
+`save_record` writes two files: `<name>.json`, what was done and found, and `<name>.csv.gz`, what every run says of
+every test clip, from which all of it can be computed again. So no number in a table is typed in by hand.
 """
 
+import gzip
+import hashlib
 import json
-import os
-import platform
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 
 from esc_lib.config import TrainConfig
-from esc_lib.runs import load_run, write_json
+from esc_lib.cross_validation import CrossValidation, run_name
+from esc_lib.datasets import get_dataset
+from esc_lib.recipes import recipe
+from esc_lib.runs import load_run, write_json, write_whole
 
-MEASURED = [
-    "network", "learning", "data set", "learned from", "tested on", "epochs", "accuracy", "clips", "minutes",
-]  # fmt: skip
 RESULTS = Path(__file__).parents[1] / "data" / "results"
+CODECS = {".ogg": "Ogg Vorbis recordings"}  # the papers' were wav
+MEASURED = [
+    "network", "learning", "data set", "tested on", "seeds", "epochs", "accuracy", "deviation", "95 %", "published",
+    "what differs from the recipe", "minutes",
+]  # fmt: skip
+# Settings that decide no number, or stand in a column of their own.
+NOT_COMPARED = {"train_folds", "eval_folds", "seed", "epochs", "eval_every", "keep_n", "compile", "start_from"}
 
 
 def published(*networks: str) -> pd.DataFrame:
@@ -27,55 +36,124 @@ def published(*networks: str) -> pd.DataFrame:
 
 
 def measured(*networks: str) -> pd.DataFrame:
-    """What this repository's recorded runs of some networks, or of all, reached: a row per run.
+    """What this repository's recorded cross-validations of some networks, or of all, reached: a row each.
 
-    Its accuracy (%) is the last epoch's, on the named test folds alone.
+    Accuracies in percent: mean and standard deviation over the runs, 95 % interval over the clips, and the paper's.
     """
-    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    rows = [_row(record) for record in records if not networks or record["config"]["architecture"] in networks]
+    found = [recorded(path.stem) for path in sorted(RESULTS.glob("*.json"))]
+    rows = [_row(one) for one in found if not networks or one.config.architecture in networks]
+    order = {name: i for i, name in enumerate(published()["network"].unique())}
+    rows.sort(key=lambda row: (row[2], order.get(row[0], len(order)), row[1]))
     return pd.DataFrame(rows, columns=MEASURED)
 
 
-def save_record(run_dir: str | Path, minutes: float, results_dir: Path = RESULTS) -> Path:
-    """Writes the record of a finished and evaluated run.
+def save_record(found: CrossValidation, results_dir: Path | None = None) -> Path:
+    """Writes the record of a finished cross-validation.
 
     Args:
-        run_dir: the run directory, with what `evaluate` wrote to `eval/`.
-        minutes: that the training took.
-        results_dir: where to.
+        found: what `cross_validate` returned; its run directories are still there.
+        results_dir: where to, if not into the repository's `data/results/`.
+
+    Returns:
+        the JSON file.
+    """
+    folder = results_dir or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    name = found.path.name.removeprefix("cv-")
+    table = found.predictions.round(4).to_csv(index=False, lineterminator="\n").encode()
+    write_whole(folder / f"{name}.csv.gz", lambda file: file.write(_packed(table)))
+    runs = [load_run(found.path / run_name(row.fold, row.seed)) for row in found.runs.itertuples()]
+    sittings = [{"run": run.path.name, **sitting} for run in runs for sitting in run.sittings]
+    config = found.config.to_dict()
+    config["start_from"] = Path(config["start_from"]).parent.name  # a path means nothing elsewhere
+    record = {
+        "config": config,
+        "selection": "the last epoch" if _is_last(found) else "the epoch that did best on the validation fold",
+        "data": found.about,
+        "runs": json.loads(found.runs.round({"accuracy": 6, "best": 6, "minutes": 2}).to_json(orient="records")),
+        "learned_from": {run.path.name: list(run.config.train_folds) for run in runs},
+        "predictions": {"clips": len(found.predictions), "sha256": hashlib.sha256(table).hexdigest()},
+        "sittings": sittings,
+    }
+    write_json(folder / f"{name}.json", record)
+    return folder / f"{name}.json"
+
+
+def recorded(name: str) -> CrossValidation:
+    """A recorded cross-validation: everything that `cross_validate` returned, but for its run directories.
+
+    Args:
+        name: of the record, `<name>.json`.
 
     Raises:
-        FileNotFoundError: no run there, or it has not been evaluated.
+        FileNotFoundError: no such record; the message lists those there are.
+        ValueError: its predictions are not those that it was written with.
     """
-    run = load_run(run_dir)
-    result = run.path / "eval" / "result.json"
-    if not result.is_file():
-        raise FileNotFoundError(f"{result} is missing: call esc_lib.evaluate on the run first")
-    config = run.config.to_dict()
-    config["start_from"] = Path(config["start_from"]).name  # a path means nothing elsewhere
-    record = {
-        "run": run.path.name,
-        "config": config,
-        "result": json.loads(result.read_text()),
-        "tests": {epoch: round(acc, 4) for epoch, acc in run.history["eval_acc"].items()},
-        "training_accuracy": round(run.history["acc"][config["epochs"]], 4),
-        "minutes": round(minutes, 1),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-    }
-    results_dir.mkdir(parents=True, exist_ok=True)
-    path = results_dir / f"{run.path.name}.json"
-    write_json(path, record)
-    return path
-
-
-def _row(record: dict) -> tuple:
-    config = TrainConfig.from_dict(record["config"])
-    folds = [" ".join(map(str, of)) for of in (config.train_folds, config.eval_folds)]
-    result = round(100 * record["result"]["acc"], 1), record["result"]["clips"], record["minutes"]
-    return (config.architecture, learning_name(config), config.dataset, *folds, config.epochs, *result)
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RESULTS.glob("*.json")))
+        raise FileNotFoundError(f"{path} is not there: records are {known}")
+    record = json.loads(path.read_text())
+    table = gzip.decompress(path.with_suffix(".csv.gz").read_bytes())
+    if hashlib.sha256(table).hexdigest() != record["predictions"]["sha256"]:
+        raise ValueError(f"{path.with_suffix('.csv.gz')} is not what {path.name} was written with: restore both")
+    runs = pd.DataFrame(record["runs"]).astype({"best": float, "temperature": float})
+    predictions = pd.read_csv(BytesIO(table))
+    return CrossValidation(path, TrainConfig.from_dict(record["config"]), record["data"], runs, predictions)
 
 
 def learning_name(config: TrainConfig) -> str:
     """How a run learns, in words: "standard" or "between-class", and whether with strong augmentation."""
     name = "between-class" if config.between_class else "standard"
     return f"{name}, strong augmentation" if config.strong_augmentation else name
+
+
+def what_differs(found: CrossValidation) -> str:
+    """In what a cross-validation is not its network's published recipe on the whole set, in words."""
+    config = found.config
+    ways = {name: True for name in ("between_class", "strong_augmentation") if getattr(config, name)}
+    own, papers = config.to_dict(), recipe(config.architecture, config.dataset, **ways).to_dict()
+    said = [f"{config.epochs} epochs, not {papers['epochs']}"] if config.epochs != papers["epochs"] else []
+    said += [
+        f"{key} {own[key]}, not {papers[key]}" for key in own if key not in NOT_COMPARED and own[key] != papers[key]
+    ]
+    if len(config.train_folds + config.eval_folds) < len(get_dataset(config.dataset).folds):
+        said.append(f"learned from folds {_listed(config.train_folds)} alone")
+    if not _is_last(found):
+        said.append("epoch chosen on a validation fold")
+    suffixes = {Path(file).suffix for file in found.predictions["file"]}
+    return "; ".join(said + [CODECS[suffix] for suffix in sorted(suffixes & set(CODECS))])
+
+
+def _is_last(found: CrossValidation) -> bool:
+    """Whether the last epochs are the result, not those that validation folds chose."""
+    return found.config.eval_folds == (found.runs["fold"][0],)
+
+
+def _row(found: CrossValidation) -> tuple:
+    config, summary = found.config, found.summary()
+    paper = published(config.architecture).query("learning == @name", local_dict={"name": learning_name(config)})
+    of_set = paper[config.dataset].dropna() if config.dataset in paper else paper.iloc[:0, 0]
+    return (
+        config.architecture,
+        learning_name(config),
+        config.dataset,
+        _listed(sorted(found.runs["fold"].unique())),
+        found.runs["seed"].nunique(),
+        config.epochs,
+        f"{100 * summary['mean of runs']:.1f}",
+        f"{100 * summary['deviation of runs']:.1f}" if len(found.runs) > 1 else "",
+        f"{100 * summary['95 % from']:.1f} to {100 * summary['95 % to']:.1f}",
+        f"{of_set.iloc[0]:.1f}" if len(of_set) else "",
+        what_differs(found),
+        round(found.runs["minutes"].sum()),
+    )
+
+
+def _packed(table: bytes) -> bytes:
+    """Without a time in it, so that the same table is the same file."""
+    return gzip.compress(table, mtime=0)
+
+
+def _listed(folds: tuple[int, ...] | list[int]) -> str:
+    return " ".join(map(str, folds))

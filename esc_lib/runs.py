@@ -4,6 +4,7 @@
         config.json            the settings (`TrainConfig`)
         history.json           {"loss": {"1": value, ...}}; so too "acc" and "lr", and "eval_loss", "eval_acc" of tests
         checkpoints.json       {name: {"name", "epoch", "eval_acc"}}, best on the evaluation folds first
+    temperatures.json      {name: {"temperature", "fitted_on", "clips"}}, if probabilities were calibrated
         sittings.json          [{"from_epoch", "to_epoch", "seconds", and on what machine}]: when it was worked on
     losses.png, accuracies.png
         <name>/<name>.model    a checkpoint: the network's state dict
@@ -100,6 +101,20 @@ class Run:
             raise ValueError(f"{file} is not a checkpoint of {self.config.architecture}: {error}") from error
         return model.eval()
 
+    def temperature(self, which: str = "last") -> float:
+        """By what a checkpoint's probabilities are calibrated (`esc_lib.calibrate`); 1 if they are as they come.
+
+        Args:
+            which: as for `checkpoint`.
+        """
+        known = self._temperatures().get(self.checkpoint(which)["name"])
+        return known["temperature"] if known else 1.0
+
+    def save_temperature(self, which: str, temperature: float, fitted_on: str, clips: int) -> None:
+        """Writes down a checkpoint's temperature, and from what it was found."""
+        entry = {"temperature": temperature, "fitted_on": fitted_on, "clips": clips}
+        write_json(self.path / "temperatures.json", self._temperatures() | {self.checkpoint(which)["name"]: entry})
+
     def save_history(self) -> None:
         """Writes `history.json`."""
         write_json(self.path / "history.json", self.history)
@@ -116,8 +131,8 @@ class Run:
             figure = plot_curves(self.history, kind)
             write_whole(self.path / name, lambda file, figure=figure: figure.savefig(file, format="png"))
 
-    def save_checkpoint(self, model: nn.Module, epoch: int, eval_acc: float) -> None:
-        """Keeps the network as it is now, and of the earlier ones the `keep_n` best.
+    def save_checkpoint(self, model: nn.Module, epoch: int, eval_acc: float | None) -> None:
+        """Keeps the network as it is now, and of the earlier ones the `keep_n` best; the latest if nothing is tested.
 
         The new file is complete and listed before an old one is deleted.
         """
@@ -127,13 +142,18 @@ class Run:
         write_whole(self._file(name), lambda file: file.write(_saved(state)))
         earlier = [entry for entry in self.checkpoints.values() if entry["epoch"] != epoch]
         entries = [*earlier, {"name": name, "epoch": epoch, "eval_acc": eval_acc}]
-        entries.sort(key=lambda entry: (-entry["eval_acc"], entry["epoch"]))
+        tested = eval_acc is not None
+        entries.sort(key=lambda entry: (-entry["eval_acc"], entry["epoch"]) if tested else -entry["epoch"])
         kept = [entry for i, entry in enumerate(entries) if i < self.config.keep_n or entry["epoch"] == epoch]
         self.checkpoints = {entry["name"]: entry for entry in kept}
         write_json(self.path / "checkpoints.json", self.checkpoints)
         for entry in entries:
             if entry["name"] not in self.checkpoints:
                 shutil.rmtree(self._file(entry["name"]).parent)
+
+    def _temperatures(self) -> dict:
+        file = self.path / "temperatures.json"
+        return _read_json(file) if file.is_file() else {}
 
     def _file(self, name: str) -> Path:
         return self.path / name / f"{name}.model"

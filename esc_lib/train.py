@@ -176,7 +176,8 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
             run.history["lr"][epoch] = config.learning_rate_at(epoch)
             run.save_history()
             if epoch % config.eval_every == 0 or epoch == config.epochs:
-                _test(run, model, epoch, eval_clips)
+                if len(eval_clips):
+                    _test(run, model, epoch, eval_clips)
                 seconds = round(time.perf_counter() - begin, 1)
                 run.save_sitting({"from_epoch": done + 1, "to_epoch": epoch, "seconds": seconds, **here})
                 if epoch < config.epochs:
@@ -218,7 +219,7 @@ def _test(run: Run, model: nn.Module, epoch: int, clips: Clips) -> None:
 
 def _keep(run: Run, model: nn.Module, epoch: int) -> None:
     """Writes down a tested epoch. After the last one nothing is left to go on from."""
-    run.save_checkpoint(model, epoch, run.history["eval_acc"][epoch])
+    run.save_checkpoint(model, epoch, run.history["eval_acc"].get(epoch))
     run.save_history()
     run.save_curves()
     if run.finished:

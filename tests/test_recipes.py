@@ -105,7 +105,7 @@ def test_unknown_network_or_set_is_refused_with_the_list():
         (dict(eval_folds=[6]), r"eval_folds is \[6\].*\[1, 2, 3, 4, 5\]"),
         (dict(eval_folds=[0]), r"eval_folds is \[0\]"),
         (dict(eval_folds=["1"]), r"eval_folds is \['1'\]"),
-        (dict(eval_folds=[]), r"eval_folds is \[\]"),
+        (dict(train_folds=[]), r"train_folds is \[\]"),
         (dict(train_folds=[]), r"train_folds is \[\]"),
         (dict(train_folds=[1, 9]), r"train_folds is \[1, 9\]"),
         (dict(train_folds=[1, 1]), r"train_folds is \[1, 1\]"),

@@ -1,16 +1,19 @@
-"""The published numbers and the records of runs: that they are whole, and say what their files say."""
+"""The published numbers and the records of cross-validations: that they are whole, and say what their files say."""
 
+import gzip
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
-from tiny import config, register, tones, write_set
+import tiny
 
-from esc_lib import evaluate, train
+from esc_lib import cross_validate
 from esc_lib import records as records_module
 from esc_lib.config import TrainConfig
+from esc_lib.datasets import DATASETS
 from esc_lib.models import ARCHITECTURES
-from esc_lib.records import RESULTS, measured, published, save_record
+from esc_lib.records import MEASURED, RESULTS, measured, published, recorded, save_record, what_differs
 
 SETS = ["esc10", "esc50", "urbansound8k"]
 RECORDS = sorted(RESULTS.glob("*.json"))
@@ -43,56 +46,120 @@ def test_published_numbers_are_the_papers(network, learning, column, accuracy):
 
 
 @pytest.fixture
-def trained(tmp_path, monkeypatch):
-    register(monkeypatch)
-    data = write_set(tmp_path / "data", tones())
-    return train(config(between_class=True), data, tmp_path / "runs", "cpu"), data
-
-
-def test_a_record_says_what_the_run_reached(trained, tmp_path, monkeypatch):
-    run, data = trained
-    evaluation = evaluate(run.path, data_dir=data)
-    path = save_record(run.path, 1.26, tmp_path / "results")
-    record = json.loads(path.read_text())
-    assert TrainConfig.from_dict(record["config"]) == run.config
-    assert record["result"]["correct"] == evaluation.result["correct"]
-    assert record["tests"]["2"] == pytest.approx(evaluation.accuracy, abs=1e-4)
+def found(tmp_path, monkeypatch):
+    """A cross-validation of M3 on a subset of tones, with two seeds; its records go into a folder of their own."""
+    monkeypatch.setattr(tiny, "RATE", 8000)
     monkeypatch.setattr(records_module, "RESULTS", tmp_path / "results")
-    row = measured("tiny").iloc[0]
-    assert row["accuracy"] == pytest.approx(100 * evaluation.accuracy, abs=0.05)
-    assert (row["learning"], row["learned from"], row["tested on"]) == ("between-class", "1 2", "3")
-    assert (row["epochs"], row["clips"], row["minutes"]) == (2, 31, 1.3)
-    assert measured("m5").empty and list(measured("m5").columns) == list(measured("tiny").columns)
+    data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2, 3), per_class=1))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "published.csv").write_text((RESULTS / "published.csv").read_text())
+    config = records_module.recipe(
+        "m3", "synthetic", epochs=2, crop_samples=400, batch_size=11, crops=2, eval_every=1, learning_rate=0.002
+    )
+    return cross_validate(config, (0, 1), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
 
 
-def test_a_run_that_was_not_evaluated_has_no_record(trained, tmp_path):
-    with pytest.raises(FileNotFoundError, match="evaluate"):
-        save_record(trained[0].path, 1.0, tmp_path / "results")
-    assert not (tmp_path / "results").exists()
+def test_everything_can_be_computed_again_from_a_record(found):
+    path = save_record(found)
+    again = recorded(path.stem)
+    pd.testing.assert_frame_equal(again.runs, found.runs, atol=0.01)
+    assert (again.config, again.about) == (found.config, found.about)
+    columns = ["seed", "file", "fold", "true", "predicted"]
+    pd.testing.assert_frame_equal(again.predictions[columns], found.predictions[columns])
+    np.testing.assert_allclose(
+        again.predictions.filter(like="p_"), found.predictions.filter(like="p_"), rtol=0, atol=6e-5
+    )
+    pd.testing.assert_series_equal(again.summary(), found.summary())
+
+
+def test_a_record_says_what_was_done(found):
+    record = json.loads(save_record(found).read_text())
+    assert record["selection"] == "the last epoch" and record["data"]["subset"] is True
+    assert record["learned_from"]["fold-2-seed-1"] == [1, 3]
+    assert {sitting["run"] for sitting in record["sittings"]} == set(record["learned_from"])
+    assert all(sitting["device"] and sitting["torch"] and sitting["to_epoch"] == 2 for sitting in record["sittings"])
+    run = record["runs"][0]
+    assert run["accuracy"] == pytest.approx(run["correct"] / run["clips"], abs=1e-6)
+    assert run["best"] >= run["accuracy"]
+
+
+def test_the_same_cross_validation_gives_the_same_files(found):
+    path = save_record(found)
+    first = path.read_bytes(), path.with_suffix(".csv.gz").read_bytes()
+    assert save_record(found) == path
+    assert (path.read_bytes(), path.with_suffix(".csv.gz").read_bytes()) == first
+
+
+def test_predictions_that_were_changed_are_refused(found):
+    path = save_record(found)
+    table = gzip.decompress(path.with_suffix(".csv.gz").read_bytes())
+    path.with_suffix(".csv.gz").write_bytes(gzip.compress(table.replace(b"0.1", b"0.2", 1)))
+    with pytest.raises(ValueError, match="not what .*json was written with"):
+        recorded(path.stem)
+
+
+def test_a_record_that_is_not_there_is_named_beside_those_that_are(found):
+    path = save_record(found)
+    with pytest.raises(FileNotFoundError, match=f"m4.json.*{path.stem}"):
+        recorded("m4")
+
+
+def test_the_table_has_a_row_per_record(found):
+    save_record(found)
+    (row,) = measured("m3").to_dict("records")
+    accuracy = found.runs["accuracy"]
+    assert row["accuracy"] == f"{100 * accuracy.mean():.1f}" and row["deviation"] == f"{100 * accuracy.std():.1f}"
+    assert (row["tested on"], row["seeds"], row["epochs"], row["published"]) == ("1 2 3", 2, 2, "")
+    assert measured("m5").empty and list(measured("m5").columns) == MEASURED
+
+
+def test_what_differs_is_said(found):
+    text = what_differs(found)
+    assert text.startswith("2 epochs, not 3; ")
+    for part in ("batch_size 11, not 8", "learning_rate 0.002, not 0.001", "crop_samples 400, not 32000"):
+        assert part in text
+    assert "folds 2 3 alone" in text and "sample_rate" not in text and "Ogg" not in text
+    ogg = found.predictions.assign(file=found.predictions["file"].str.replace(".wav", ".ogg"))
+    assert "Ogg Vorbis" in what_differs(records_module.CrossValidation(*[*vars(found).values()][:-1], ogg))
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
-def test_committed_records_are_results_of_the_last_epoch(path):
-    record = json.loads(path.read_text())
-    settings = TrainConfig.from_dict(record["config"])
-    result = record["result"]
-    assert result["acc"] == result["correct"] / result["clips"]
-    assert result["epoch"] == settings.epochs
-    assert record["tests"][str(settings.epochs)] == pytest.approx(result["acc"], abs=1e-4)
-    assert result["eval_folds"] == list(settings.eval_folds)
-    assert not set(settings.train_folds) & set(settings.eval_folds)
-    assert "/" not in settings.start_from
-    assert record["minutes"] > 0
+class TestCommitted:
+    def test_its_numbers_follow_from_its_predictions(self, path):
+        found = recorded(path.stem)
+        right = (found.predictions["true"] == found.predictions["predicted"]).groupby(
+            [found.predictions["fold"], found.predictions["seed"]]
+        )
+        for run in found.runs.itertuples():
+            of_run = right.get_group((run.fold, run.seed))
+            assert (of_run.sum(), len(of_run)) == (run.correct, run.clips)
+            assert run.accuracy == pytest.approx(run.correct / run.clips, abs=1e-6)
+        columns = found.predictions.filter(like="p_")
+        np.testing.assert_allclose(columns.sum(axis=1), 1, atol=1e-3)
+        likeliest = columns.idxmax(axis=1).str.removeprefix("p_")
+        assert (likeliest == found.predictions["predicted"]).mean() > 0.995  # rounded to four digits, some are equal
+
+    def test_every_clip_counts_once_for_every_seed(self, path):
+        found = recorded(path.stem)
+        assert not found.predictions.duplicated(["file", "seed"]).any()
+        spec = DATASETS[found.config.dataset]
+        if not found.about["subset"] and found.runs["fold"].nunique() == len(spec.folds):
+            assert len(found.predictions) == spec.n_clips * found.runs["seed"].nunique()
+
+    def test_no_run_has_learned_from_its_test_fold(self, path):
+        record = json.loads(path.read_text())
+        for run in record["runs"]:
+            assert run["fold"] not in record["learned_from"][f"fold-{run['fold']}-seed-{run['seed']}"]
+
+    def test_it_is_the_last_epoch_and_names_its_machine_and_no_path(self, path):
+        record = json.loads(path.read_text())
+        config = TrainConfig.from_dict(record["config"])
+        if record["selection"] == "the last epoch":
+            assert all(run["epoch"] == config.epochs for run in record["runs"])
+        assert "/" not in config.start_from
+        assert all(sitting["device"] and len(sitting["commit"]) == 40 for sitting in record["sittings"])
+        assert all(run["minutes"] > 0 for run in record["runs"])
 
 
-def test_every_record_is_in_the_table():
-    table = measured()
-    assert len(table) == len(RECORDS) > 0
-    assert isinstance(table, pd.DataFrame) and table.notna().all(axis=None)
-
-
-def test_the_readme_shows_every_record():
-    readme = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
-    shown = ["network", "learning", "data set", "learned from", "tested on", "epochs", "accuracy", "clips"]
-    for values in measured()[shown].astype(str).to_numpy():
-        assert f"| {' | '.join(values)} |" in readme
+def test_there_are_records():
+    assert len(measured()) == len(RECORDS) > 0

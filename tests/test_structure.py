@@ -18,7 +18,8 @@ LIBRARY = ROOT / "esc_lib"
 ORDER = [
     "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment",
     "mixing", "statistics", "machine", "device", "precision", "models", "config", "recipes", "batches", "steps",
-    "plots", "inference", "runs", "resume", "train", "evaluate", "cross_validation", "predict", "records", "plain_loop", "bench",
+    "plots", "inference", "runs", "resume", "train", "evaluate", "calibration", "cross_validation", "predict",
+    "records", "results", "plain_loop", "bench",
 ]  # fmt: skip
 REQUIRED = {
     "torch", "torchaudio", "numpy", "pandas", "requests", "tqdm", "scikit-learn", "matplotlib", "seaborn",
@@ -31,6 +32,8 @@ BROUGHT = {
     "filelock": ["torch", "filelock"],
     "scipy": ["scikit-learn", "scipy"],
     "joblib": ["scikit-learn", "joblib"],
+    "nbclient": ["papermill", "nbclient"],
+    "nbformat": ["papermill", "nbformat"],
     "ipython": ["jupyterlab", "ipykernel", "ipython"],
 }
 FILES = sorted(LIBRARY.rglob("*.py"))

@@ -516,3 +516,40 @@ def test_history_on_disk_is_complete_after_every_epoch(tone_data, tmp_path, monk
     counting(monkeypatch, look)
     train(config(epochs=4, batch_size=31, eval_every=3), tone_data, tmp_path, "cpu")
     assert lengths == [0, 1, 2, 3]
+
+
+# --- a network to be used, which learns from everything ---
+
+
+def test_without_evaluation_folds_everything_is_learned_from_and_nothing_tested(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    settings = config(train_folds=[1, 2, 3], eval_folds=[], epochs=4, eval_every=2, keep_n=2)
+    run = train(settings, tone_data, tmp_path, "cpu")
+    read = load_run(run.path)
+    assert read.finished and read.history["eval_acc"] == read.history["eval_loss"] == {}
+    assert read.checkpoint("last") == {"name": "epoch-0004", "epoch": 4, "eval_acc": None}
+    assert [entry["epoch"] for entry in read.checkpoints.values()] == [4, 2]
+    assert not read.model().training
+    with pytest.raises(ValueError, match="learned from all folds"):
+        evaluate(run.path, data_dir=tone_data)
+    with pytest.raises(ValueError, match=r"learned from fold\(s\) \[2\]"):
+        evaluate(run.path, data_dir=tone_data, folds=[2])
+
+
+def test_without_evaluation_folds_a_stopped_training_goes_on(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    settings = config(train_folds=[1, 2, 3], eval_folds=[], epochs=4, eval_every=2)
+    whole = train(settings, tone_data, tmp_path, "cpu")
+    step, steps = sys.modules["esc_lib.train"].train_step, []
+
+    def stop(*args):
+        steps.append(1)
+        if len(steps) > 2 * 12 + 3:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sys.modules["esc_lib.train"], "train_step", stop)
+        train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
+    assert load_run(tmp_path / "mine").checkpoint()["epoch"] == 2
+    assert train(settings, tone_data, tmp_path, "cpu", run_dir="mine").history == whole.history

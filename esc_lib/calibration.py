@@ -1,0 +1,36 @@
+"""Probabilities that mean what they say: a temperature for a run, found on clips that it did not learn from."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from esc_lib.evaluate import as_arrays
+from esc_lib.runs import Run, load_run
+from esc_lib.statistics import fit_temperature
+
+
+def calibrate(run: Run | str | Path, predictions: pd.DataFrame, fitted_on: str, which: str = "last") -> float:
+    """Finds the temperature that fits predictions best, and keeps it with the run: `predict` uses it.
+
+    The order of the classes stays, and so does every accuracy. Source: C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On
+    Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+
+    Args:
+        run: a run, or its directory.
+        predictions: as `evaluate` returns them, of clips that the network neither learned from nor is reported on:
+            of a validation fold; or a whole cross-validation's with the same settings, for a network that then learned
+            from all folds.
+        fitted_on: what these clips are, in words.
+        which: checkpoint, as for `Run.checkpoint`.
+
+    Returns:
+        the temperature: above 1 if the network was too sure.
+
+    Raises:
+        FileNotFoundError: no run there.
+        ValueError: no such checkpoint.
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    temperature = fit_temperature(*as_arrays(predictions))
+    run.save_temperature(which, temperature, fitted_on, len(predictions))
+    return temperature

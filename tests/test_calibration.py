@@ -1,0 +1,74 @@
+"""Temperatures: found off the test fold, kept with the run, used by whoever asks the run about a recording."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import tiny
+
+from esc_lib import calibrate, cross_validate, evaluate, load_run, predict, train
+from esc_lib.evaluate import as_arrays
+from esc_lib.statistics import calibration_error, with_temperature
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    tiny.register(monkeypatch)
+    monkeypatch.setenv("ESC_DATA", str(tiny.write_set(tmp_path / "data", tiny.tones())))
+    return train(tiny.config(epochs=6, batch_size=4, eval_every=3), save_dir=tmp_path / "runs", device="cpu")
+
+
+def test_probabilities_that_were_made_too_sure_get_their_temperature_back(run):
+    predictions = evaluate(run.path, device="cpu").predictions
+    honest = calibrate(run, predictions, "fold 3")
+    columns = [column for column in predictions if column.startswith("p_")]
+    sure = predictions.assign(
+        **dict(zip(columns, with_temperature(predictions[columns].to_numpy(), 0.5).T, strict=True))
+    )
+    assert calibrate(run.path, sure, "the same, twice as sure") == pytest.approx(2 * honest, rel=1e-3)
+    (entry,) = json.loads((run.path / "temperatures.json").read_text()).values()
+    assert entry["fitted_on"] == "the same, twice as sure" and entry["clips"] == len(predictions)
+
+
+def test_a_temperature_belongs_to_its_checkpoint(run):
+    predictions = evaluate(run.path, device="cpu").predictions
+    assert load_run(run.path).temperature() == 1
+    found = calibrate(run, predictions, "fold 3")
+    assert load_run(run.path).temperature("last") == found != 1
+    run.checkpoints["epoch-0003"] = {"name": "epoch-0003", "epoch": 3, "eval_acc": 0.1}
+    assert run.temperature("epoch-0003") == 1
+
+
+def test_predictions_of_a_recording_are_calibrated(run, tmp_path):
+    wave = np.sin(2 * np.pi * 124 * np.arange(600) / tiny.RATE)
+    soundfile.write(tmp_path / "tone.wav", wave, tiny.RATE)
+    before = predict(run, tmp_path / "tone.wav", top=10, device="cpu")
+    run.save_temperature("last", 3.0, "nothing: a test", 0)
+    after = predict(run, tmp_path / "tone.wav", top=10, device="cpu")
+    assert after.top["class"].tolist() == before.top["class"].tolist()
+    expected = before.top["probability"].to_numpy() ** (1 / 3)
+    assert after.top["probability"].to_numpy() == pytest.approx(expected / expected.sum(), rel=1e-4)
+    expected = before.windows.to_numpy() ** (1 / 3)
+    assert after.windows.to_numpy() == pytest.approx(expected / expected.sum(axis=1, keepdims=True), rel=1e-4)
+
+
+def test_a_cross_validation_finds_temperatures_on_its_validation_folds(tmp_path, monkeypatch):
+    tiny.register(monkeypatch)
+    data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2, 3, 4), per_class=2))
+    settings = tiny.config(epochs=6, batch_size=4, eval_every=2)
+    found = cross_validate(settings, validation=True, data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    for row in found.runs.itertuples():
+        run = load_run(found.path / f"fold-{row.fold}-seed-{row.seed}")
+        (checked,) = run.config.eval_folds
+        on_validation = evaluate(run.path, "best", data, "cpu")
+        assert on_validation.predictions["fold"].unique().tolist() == [checked] != [row.fold]
+        assert row.temperature == run.temperature("best") == calibrate(run, on_validation.predictions, "again", "best")
+    table = found.calibration()
+    probabilities, targets = as_arrays(found.predictions)
+    assert table.loc["as they come", "calibration error"] == pytest.approx(calibration_error(probabilities, targets))
+    first = found.predictions["fold"] == 1
+    expected = with_temperature(probabilities[first], found.runs["temperature"][0])
+    np.testing.assert_allclose(as_arrays(found.calibrated()[first])[0], expected)
+    plain = cross_validate(settings, folds=[1], data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    assert plain.calibration().index.tolist() == ["as they come"] and plain.runs["temperature"].isna().all()

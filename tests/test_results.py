@@ -1,0 +1,50 @@
+"""The tables that readers see are those of the records."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from esc_lib.results import BEGIN, END, TAG, execute_tagged, markdown, with_table
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readme_shows_what_the_records_say():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_table(readme) == readme, "call `make results`"
+
+
+def test_every_lesson_that_shows_records_does_so_in_cells_that_can_be_made_again():
+    """nbval compares what they show; here: that `make results` finds them."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and ("results_table(" in cell.source or "recorded(" in cell.source):
+                assert TAG in cell.metadata.get("tags", []), f"{path.name}: {cell.source}"
+
+
+def test_markdown():
+    table = pd.DataFrame({"a": [1, 2], "b": ["x", ""]})
+    assert markdown(table) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 |  |\n"
+
+
+def test_what_stands_around_the_table_stays():
+    text = with_table(f"before\n{BEGIN}old\n{END}after\n")
+    assert text.startswith(f"before\n{BEGIN}\n| network |") and text.endswith(f"|\n\n{END}after\n")
+    assert "old" not in text and with_table(text) == text
+    with pytest.raises(ValueError, match="needs one line"):
+        with_table("no marks")
+
+
+def test_tagged_cells_are_run_and_no_others():
+    cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", "print(2)\n3", "print(4)")]
+    cells[1].metadata["tags"] = [TAG]
+    cells[1].execution_count = 2
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    execute_tagged(notebook)
+    assert [len(cell.outputs) for cell in cells] == [0, 2, 0]
+    printed, result = cells[1].outputs
+    assert printed["text"] == "2\n" and result["data"]["text/plain"] == "3" and result["execution_count"] == 2
+    json.dumps(notebook)
