@@ -3,6 +3,7 @@
 python -m esc_lib.results
 """
 
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -45,13 +46,13 @@ def execute_tagged(notebook: NotebookNode) -> None:
     """Runs the cells of a notebook that show records, and puts in what they show."""
     cells = [cell for cell in notebook.cells if TAG in cell.metadata.get("tags", [])]
     if cells:
-        alone = nbformat.v4.new_notebook(cells=[cell.copy() for cell in cells], metadata=notebook.metadata)
-        NotebookClient(alone).execute()
+        alone = nbformat.v4.new_notebook(cells=deepcopy(cells), metadata=notebook.metadata)
+        NotebookClient(alone, record_timing=False).execute()
         for cell, executed in zip(cells, alone.cells, strict=True):
-            cell.outputs = [
-                output | {"execution_count": cell.execution_count} if "execution_count" in output else output
-                for output in executed.outputs
-            ]
+            cell.outputs = executed.outputs
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = cell.execution_count
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """The tables that readers see are those of the records."""
 
-import json
 from pathlib import Path
 
 import nbformat
@@ -47,4 +46,5 @@ def test_tagged_cells_are_run_and_no_others():
     assert [len(cell.outputs) for cell in cells] == [0, 2, 0]
     printed, result = cells[1].outputs
     assert printed["text"] == "2\n" and result["data"]["text/plain"] == "3" and result["execution_count"] == 2
-    json.dumps(notebook)
+    nbformat.validate(notebook)
+    assert nbformat.writes(notebook)
