@@ -39,6 +39,40 @@ def plot_confusion(confusion: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
+def plot_reliability(table: pd.DataFrame, title: str = "") -> Figure:
+    """How often a network is right against how sure it says that it is; on the diagonal it knows itself well.
+
+    Args:
+        table: of `esc_lib.statistics.reliability`; the larger a point, the more clips.
+        title: above the picture.
+    """
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], "--", color="gray", linewidth=1)
+    axes.plot(table["confidence"], table["accuracy"], linewidth=1)
+    axes.scatter(table["confidence"], table["accuracy"], 400 * table["clips"] / table["clips"].sum())
+    axes.set(xlabel="how sure it says it is", ylabel="how often it is right", xlim=(0, 1), ylim=(0, 1), title=title)
+    return figure
+
+
+def plot_windows(windows: pd.DataFrame, title: str = "") -> Figure:
+    """Probability of each class over time.
+
+    Args:
+        windows: of `esc_lib.predict`: a row per window, named by the second of its middle.
+        title: above the picture.
+    """
+    figure = Figure(figsize=(7, 0.8 + 0.25 * windows.shape[1]), dpi=72, layout="constrained")
+    axes = figure.subplots()
+    edges = np.arange(windows.shape[1] + 1)
+    image = axes.pcolormesh(windows.index, edges[:-1] + 0.5, windows.T, vmin=0, vmax=1, cmap="viridis", shading="nearest")
+    axes.set_yticks(edges[:-1] + 0.5, windows.columns)
+    axes.invert_yaxis()
+    axes.set(xlabel="seconds", title=title)
+    figure.colorbar(image, ax=axes, label="probability")
+    return figure
+
+
 def plot_waveforms(waveforms: dict[str, np.ndarray], sample_rate: int, columns: int = 2) -> Figure:
     """Waveforms over time in seconds, one small picture each, under the names they are given by.
 
