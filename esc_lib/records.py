@@ -46,8 +46,11 @@ def save_record(run_dir: str | Path, minutes: float, results_dir: Path = RESULTS
 
     Raises:
         FileNotFoundError: no run there, or it has not been evaluated.
+        ValueError: a run of esc-learner, which kept no last epoch.
     """
     run = load_run(run_dir)
+    if run.of_esc_learner:
+        raise ValueError(f"{run.path} is a run of esc-learner: it kept no last epoch, which a record is of")
     result = run.path / "eval" / "result.json"
     if not result.is_file():
         raise FileNotFoundError(f"{result} is missing: call esc_lib.evaluate on the run first")

@@ -18,7 +18,8 @@ LIBRARY = ROOT / "esc_lib"
 ORDER = [
     "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment",
     "mixing", "statistics", "device", "precision", "models", "config", "recipes", "batches", "steps", "plots",
-    "inference", "runs", "resume", "train", "evaluate", "cross_validation", "predict", "records", "plain_loop", "bench",
+    "inference", "esclearner", "runs", "fetch", "resume", "train", "evaluate", "cross_validation", "predict",
+    "records", "plain_loop", "bench",
 ]  # fmt: skip
 REQUIRED = {
     "torch", "torchaudio", "numpy", "pandas", "requests", "tqdm", "scikit-learn", "matplotlib", "seaborn",
