@@ -74,7 +74,10 @@ def config_of_esc_learner(settings: dict) -> TrainConfig:
 
 def _architecture(settings: dict) -> str:
     if "m" in settings:
-        return f"m{settings['m']}_esclearner"
+        name = f"m{settings['m']}_esclearner"
+        if name not in ESC_LEARNER:
+            raise ValueError(f"m is {settings['m']!r}: esc-learner has the M-nets 3, 5, 11 and 18")
+        return name
     model = settings.get("model", "wavemsnet")  # only that of its WaveMsNet names no network
     if model == "wavemsnet":
         raise ValueError(NO_WAVEMSNET)
