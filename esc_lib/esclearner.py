@@ -183,6 +183,9 @@ def tested_as_there(model: nn.Module, clips: Clips, config: TrainConfig) -> tupl
     clip that has no other does not count. Logits are averaged, not probabilities. Of M-nets, the clip is one crop and
     always counts; if it is nothing but zeros, which stopped esc-learner, it does so here too.
 
+    Two differences stay. Its accuracy of M-nets is a mean over batches, the last of which is smaller; here it is the
+    share of the clips. Its first EnvNet runs, those without "bc", heard trimmed and padded clips at test in their time.
+
     Args:
         model: network, in eval mode.
         clips: on the network's device, not trimmed.

@@ -98,7 +98,10 @@ class Run:
         model = build_model(self.config.architecture, len(get_dataset(self.config.dataset).classes))
         try:
             state = load_tensors(file)
-            load_weights(model, state) if self.of_esc_learner else model.load_state_dict(state)
+            if self.of_esc_learner:
+                load_weights(model, state)
+            else:
+                model.load_state_dict(state)
         except Exception as error:  # the unpickler trips over a damaged file in many ways
             raise ValueError(f"{file} is not a checkpoint of {self.config.architecture}: {error}") from error
         return model.eval()
