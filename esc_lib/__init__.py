@@ -3,8 +3,9 @@
 Sound flows one way: datasets (what each set is) -> download and synthetic -> prepare -> clips (one tensor) ->
 augment and mixing -> models -> batches -> train -> runs -> evaluate, cross_validation and predict -> plots. Beside them
 stand recipes (the papers' settings), statistics (how sure a result is), records (published and measured numbers) and
-bench (speed). The notebooks explain; what they use again and again is here. A module imports only what is needed before
-it: `train` writes its run and draws its curves, so it imports `runs` and `plots`, and neither imports it.
+bench (speed). esclearner and fetch read the runs of an older project. The notebooks explain; what they use again and
+again is here. A module imports only what is needed before it: `train` writes its run and draws its curves, so it
+imports `runs` and `plots`, and neither imports it.
 """
 
 from esc_lib.calibration import calibrate
@@ -13,6 +14,7 @@ from esc_lib.config import TrainConfig
 from esc_lib.cross_validation import CrossValidation, cross_validate
 from esc_lib.datasets import DATASETS, get_dataset
 from esc_lib.evaluate import Evaluation, evaluate
+from esc_lib.fetch import fetch_run
 from esc_lib.models import build_model
 from esc_lib.predict import Prediction, predict
 from esc_lib.prepare import prepare
@@ -35,6 +37,7 @@ __all__ = [
     "calibrate",
     "cross_validate",
     "evaluate",
+    "fetch_run",
     "get_dataset",
     "list_runs",
     "load_clips",

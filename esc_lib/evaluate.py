@@ -1,7 +1,7 @@
 """A trained network's result on its evaluation folds: accuracy, confusion matrix and every clip's probabilities."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 
 from esc_lib.clips import Clips
 from esc_lib.device import pick_device
+from esc_lib.esclearner import SILENT, tested_as_there
 from esc_lib.inference import tested_probabilities
 from esc_lib.runs import Run, load_run, write_json, write_whole
 from esc_lib.train import load_folds
@@ -56,6 +57,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     device: str = "auto",
     folds: Sequence[int] | None = None,
+    way: str = "ours",
 ) -> Evaluation:
     """Tests a run's network on all clips of its evaluation folds and writes what it finds into the run directory.
 
@@ -65,12 +67,16 @@ def evaluate(
         data_dir: where prepared data lies, if not in `ESC_DATA` or the repository's `data/`.
         device: "auto", "cpu", "cuda", "cuda:1".
         folds: to test on instead, where the evaluation folds chose the epoch (written to `eval-<which>-on-<folds>/`).
+        way: "ours"; or "esc-learner", for its runs alone, as it tested them itself: quiet clips may not count (written
+            to `eval-esc-learner-<which>/`). Its own `eval/` stays as it is.
 
     Raises:
         FileNotFoundError: no run there, or its data has not been prepared.
-        ValueError: no such checkpoint, or a damaged one; or the run has learned from one of the folds, or from all.
+        ValueError: no such checkpoint, or a damaged one; the run has learned from one of the folds, or from all; or no
+            such way, or no clip counts in it.
     """
     run = load_run(run_dir)
+    _check_way(run, way)
     place = pick_device(device)
     model = run.model(which).to(place, memory_format=torch.channels_last)
     tested = run.config.eval_folds if folds is None else tuple(folds)
@@ -79,12 +85,15 @@ def evaluate(
     seen = sorted(set(tested) & set(run.config.train_folds))
     if seen:
         raise ValueError(f"{run.path} has learned from fold(s) {seen}: test it on others")
-    clips = load_folds(run.config, tested, data_dir, place)
-    probabilities = tested_probabilities(model, clips, run.config)
+    if way == "ours":
+        clips = load_folds(run.config, tested, data_dir, place)
+        probabilities, about_way = tested_probabilities(model, clips, run.config), {}
+    else:
+        clips, probabilities, about_way = _esc_learners_way(run, model, tested, data_dir, place)
     predictions = _predictions(clips, probabilities)
     evaluation = Evaluation(
-        path=run.path / _folder(run, which, tested),
-        result=_result(run, which, clips, predictions, tested),
+        path=run.path / _folder(run, which, tested, way),
+        result={**_result(run, which, clips, predictions, tested), **about_way},
         confusion=confusion(predictions, list(clips.classes)),
         predictions=predictions,
     )
@@ -118,6 +127,26 @@ def scores(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     return table.astype({"clips": int}).rename_axis("class")
 
 
+def _check_way(run: Run, way: str) -> None:
+    if way not in ("ours", "esc-learner"):
+        raise ValueError(f'way is {way!r}: expected "ours" or "esc-learner"')
+    if way == "esc-learner" and not run.of_esc_learner:
+        raise ValueError(f"{run.path} is not a run of esc-learner: test it in our way")
+
+
+def _esc_learners_way(
+    run: Run, model: torch.nn.Module, tested: tuple[int, ...], data_dir: str | Path | None, place: torch.device
+) -> tuple[Clips, torch.Tensor, dict]:
+    """The clips that count there, their probabilities, and what the result must say of it."""
+    clips = load_folds(replace(run.config, trim_silence=False), tested, data_dir, place)
+    probabilities, counts = tested_as_there(model, clips, run.config)
+    left_out = int((~counts).sum())
+    if left_out == len(clips):
+        raise ValueError(f"no clip of fold(s) {list(tested)} ever rises to {SILENT}: in esc-learner's way none counts")
+    text = f"as esc-learner tested: logits averaged, {left_out} quiet clip(s) left out and not counted"
+    return clips.select(counts.numpy()), probabilities[counts], {"way": text, "left_out": left_out}
+
+
 def _predictions(clips: Clips, probabilities: torch.Tensor) -> pd.DataFrame:
     names = pd.Series(clips.classes)
     predicted = names[probabilities.argmax(dim=1).numpy()].to_numpy()
@@ -126,10 +155,12 @@ def _predictions(clips: Clips, probabilities: torch.Tensor) -> pd.DataFrame:
     return pd.concat([table, columns], axis="columns")
 
 
-def _folder(run: Run, which: str, tested: tuple[int, ...]) -> str:
+def _folder(run: Run, which: str, tested: tuple[int, ...], way: str) -> str:
+    start = "eval" if way == "ours" else f"eval-{way}"
     if tested != run.config.eval_folds:
-        return f"eval-{which}-on-{'-'.join(map(str, tested))}"
-    return "eval" if which == "last" else f"eval-{which}"
+        return f"{start}-{which}-on-{'-'.join(map(str, tested))}"
+    # In a run of esc-learner, eval/ is its own.
+    return "eval" if which == "last" and not run.of_esc_learner else f"{start}-{which}"
 
 
 def _result(run: Run, which: str, clips: Clips, predictions: pd.DataFrame, tested: tuple[int, ...]) -> dict:
@@ -153,13 +184,14 @@ def _result(run: Run, which: str, clips: Clips, predictions: pd.DataFrame, teste
 def _selection(run: Run, which: str, tested: tuple[int, ...]) -> str:
     """How the checkpoint was chosen, and whether that is honest."""
     chosen_on = list(run.config.eval_folds)
-    if which == "last":
+    if which == "last" and not run.of_esc_learner:
         return "the last epoch; nothing was chosen by looking at the evaluation folds"
-    if which != "best":
+    if which != "best" and not run.of_esc_learner:
         return "a checkpoint named by the caller"
+    epoch = "the epoch" if which == "best" else "one of the epochs"  # esc-learner kept no other
     if not set(chosen_on) & set(tested):
-        return f"the epoch that did best on fold(s) {chosen_on}, which are not tested on here"
-    return "the best epoch on the evaluation folds themselves: too high to report"
+        return f"{epoch} that did best on fold(s) {chosen_on}, which are not tested on here"
+    return f"{epoch} that did best on the evaluation folds themselves: too high to report"
 
 
 def _write(evaluation: Evaluation) -> None:

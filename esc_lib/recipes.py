@@ -26,6 +26,8 @@ def recipe(architecture: str, dataset: str, **changes) -> TrainConfig:
     2000
     """
     network, spec = get_architecture(architecture), get_dataset(dataset)
+    if architecture not in _FAMILIES:
+        raise ValueError(f"{architecture} has no recipe: choose one of {', '.join(_FAMILIES)}")
     refuse_unknown_keys(changes)
     eval_folds = changes.get("eval_folds", spec.folds[-1:])
     held_out = eval_folds if isinstance(eval_folds, (list, tuple)) else ()  # TrainConfig refuses anything else

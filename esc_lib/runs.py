@@ -14,6 +14,8 @@
 
 The last epoch is the result of a run. The checkpoint that did best on the evaluation folds is kept too, and called
 "best": its accuracy is chosen by looking at the test clips, so it is too high to report.
+
+Runs of esc-learner are read too (`esc_lib.esclearner`), but not written.
 """
 
 import io
@@ -31,9 +33,12 @@ from torch import nn
 
 from esc_lib.config import TrainConfig
 from esc_lib.datasets import get_dataset
+from esc_lib.esclearner import config_of_esc_learner, is_of_esc_learner, load_weights, refuse_first_format
 from esc_lib.models import build_model
 from esc_lib.plots import plot_curves
 
+# A small network that comes with the course; who made the recordings that it learned from stands beside it.
+PRETRAINED = Path(__file__).parents[1] / "data" / "pretrained" / "m5-esc10"
 HISTORY_KEYS = ("loss", "acc", "lr", "eval_loss", "eval_acc")
 
 
@@ -47,6 +52,7 @@ class Run:
         history: `{"loss": {epoch: value}, ...}`, epochs from 1.
         checkpoints: `{name: {"name", "epoch", "eval_acc"}}`, best first; of equals the older first.
         sittings: a run that was stopped and went on has several; what was not tested before a stop is in none.
+        of_esc_learner: whether it is esc-learner's, who kept no epoch but those that did best on the evaluation folds.
     """
 
     path: Path
@@ -54,6 +60,7 @@ class Run:
     history: dict[str, dict[int, float]] = field(default_factory=lambda: {key: {} for key in HISTORY_KEYS})
     checkpoints: dict[str, dict] = field(default_factory=dict)
     sittings: list[dict] = field(default_factory=list)
+    of_esc_learner: bool = False
 
     @property
     def finished(self) -> bool:
@@ -96,7 +103,11 @@ class Run:
             raise FileNotFoundError(f"{file} is missing: copy the whole run directory, or train again")
         model = build_model(self.config.architecture, len(get_dataset(self.config.dataset).classes))
         try:
-            model.load_state_dict(load_tensors(file))
+            state = load_tensors(file)
+            if self.of_esc_learner:
+                load_weights(model, state)
+            else:
+                model.load_state_dict(state)
         except Exception as error:  # the unpickler trips over a damaged file in many ways
             raise ValueError(f"{file} is not a checkpoint of {self.config.architecture}: {error}") from error
         return model.eval()
@@ -201,6 +212,8 @@ def open_run(path: Path, config: TrainConfig) -> Run:
     """
     if (path / "config.json").is_file():
         run = load_run(path)
+        if run.of_esc_learner:
+            raise ValueError(f"{path} holds a run of esc-learner, which nothing is added to: choose another run_dir")
         old, new = run.config.to_dict(), config.to_dict()
         other = [f"{name} is {old[name]!r} there and {new[name]!r} here" for name in new if old[name] != new[name]]
         if other:
@@ -216,29 +229,27 @@ def open_run(path: Path, config: TrainConfig) -> Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Opens a run directory, also one that is being written or was stopped.
+    """Opens a run directory, also one that is being written or was stopped, or one of esc-learner.
 
     Raises:
         FileNotFoundError: not a run directory.
-        ValueError: a file of it is damaged, or a setting is unknown.
+        ValueError: a file of it is damaged, or a setting is unknown; or it is a run of esc-learner that cannot be read.
     """
     path = Path(path).expanduser().resolve()
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is not a run directory: expected a config.json in it")
     settings = _read_json(path / "config.json")
+    of_esc_learner = is_of_esc_learner(settings)
     try:
-        config = TrainConfig.from_dict(settings)
+        config = config_of_esc_learner(settings) if of_esc_learner else TrainConfig.from_dict(settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path / 'config.json'}: {error}") from error
-    history = {kind: {int(e): v for e, v in of.items()} for kind, of in _read_json(path / "history.json").items()}
-    sittings = path / "sittings.json"
-    return Run(
-        path,
-        config,
-        history,
-        _read_json(path / "checkpoints.json"),
-        _read_json(sittings, list) if sittings.is_file() else [],
-    )
+    if of_esc_learner:
+        refuse_first_format(path)
+    written = _read_json(path / "history.json")
+    history = {kind: {int(e): v for e, v in written.get(kind, {}).items()} for kind in HISTORY_KEYS}
+    sittings = _read_json(path / "sittings.json", list) if (path / "sittings.json").is_file() else []
+    return Run(path, config, history, _read_json(path / "checkpoints.json"), sittings, of_esc_learner)
 
 
 def list_runs(save_dir: str | Path | None = None) -> list[Path]:

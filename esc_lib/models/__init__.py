@@ -5,6 +5,7 @@ from torch import nn
 from esc_lib.models.acdnet import ACDNet
 from esc_lib.models.envnet import EnvNet
 from esc_lib.models.envnetv2 import EnvNetV2
+from esc_lib.models.esclearner import M3EscLearner, M5EscLearner, M11EscLearner, M18EscLearner
 from esc_lib.models.wavemsnet import WaveMsNet, WaveMsNetLogMel
 from esc_lib.models.wavemxnet import M3, M5, M11, M18, M34Res
 
@@ -20,6 +21,13 @@ ARCHITECTURES = {
     "m34res": M34Res,
     "acdnet": ACDNet,
 }
+# Not networks of a paper: what the runs of an older project were trained with.
+ESC_LEARNER = {
+    "m3_esclearner": M3EscLearner,
+    "m5_esclearner": M5EscLearner,
+    "m11_esclearner": M11EscLearner,
+    "m18_esclearner": M18EscLearner,
+}
 
 
 def get_architecture(name: str) -> type[nn.Module]:
@@ -31,9 +39,10 @@ def get_architecture(name: str) -> type[nn.Module]:
     Raises:
         ValueError: no such network; the message lists those there are.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]
+    known = ARCHITECTURES | ESC_LEARNER
+    if name not in known:
+        raise ValueError(f"unknown architecture {name!r}: choose one of {', '.join(known)}")
+    return known[name]
 
 
 def build_model(name: str, n_classes: int) -> nn.Module:
@@ -41,7 +50,7 @@ def build_model(name: str, n_classes: int) -> nn.Module:
 
     Args:
         name: one of `ARCHITECTURES`: "envnet", "envnetv2", "wavemsnet", "wavemsnet_logmel", "m3", "m5", "m11",
-            "m18", "m34res" or "acdnet".
+            "m18", "m34res" or "acdnet"; or of `ESC_LEARNER`.
         n_classes: number of outputs, at least 2.
 
     Shape:

@@ -88,10 +88,13 @@ class WaveMxNet(nn.Module):
         check_waveforms(x, self)
         return self.classify(self.features(x))
 
+    def prepare(self, x: Tensor) -> Tensor:
+        """Each waveform to mean 0 and deviation 1; silence stays 0."""
+        return F.layer_norm(x, x.shape[2:], eps=1e-10)
+
     def features(self, x: Tensor) -> Tensor:
         """What the convolutions find: `(B, 1, T)` -> `(B, channels, 1, T / 1024)`, with five stages."""
-        x = F.layer_norm(x, x.shape[2:], eps=1e-10)  # each waveform to mean 0 and deviation 1; silence stays 0
-        x = x.unsqueeze(2)  # (B, 1, 32000) -> (B, 1, 1, 32000)
+        x = self.prepare(x).unsqueeze(2)  # (B, 1, 32000) -> (B, 1, 1, 32000)
         x = F.relu(self.conv1(x, pool=POOL, ceil_mode=True))  # -> (B, channels, 1, 8000) -> (B, channels, 1, 2000)
         for stage in self.stages:  # -> 500 -> 125 -> 32
             for i, layer in enumerate(stage, 1):
