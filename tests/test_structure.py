@@ -17,7 +17,7 @@ LIBRARY = ROOT / "esc_lib"
 # Sound flows one way: a module imports only what comes before it.
 ORDER = [
     "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment",
-    "mixing", "statistics", "device", "precision", "models", "config", "recipes", "batches", "steps", "plots",
+    "audit", "mixing", "statistics", "device", "precision", "models", "config", "recipes", "batches", "steps", "plots",
     "inference", "runs", "resume", "train", "evaluate", "cross_validation", "predict", "records", "plain_loop", "bench",
 ]  # fmt: skip
 REQUIRED = {
