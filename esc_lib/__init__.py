@@ -2,10 +2,10 @@
 
 Sound flows one way: datasets (what each set is) -> download and synthetic -> prepare -> clips (one tensor) ->
 augment and mixing -> models -> batches -> train -> runs -> evaluate, cross_validation and predict -> plots. Beside them
-stand recipes (the papers' settings), statistics (how sure a result is), records (published and measured numbers) and
-bench (speed). esclearner and fetch read the runs of an older project. The notebooks explain; what they use again and
-again is here. A module imports only what is needed before it: `train` writes its run and draws its curves, so it
-imports `runs` and `plots`, and neither imports it.
+stand audit (what is in a set), recipes (the papers' settings), statistics (how sure a result is), records and results
+(published and measured numbers) and bench (speed). esclearner and fetch read the runs of an older project. The
+notebooks explain; what they use again and again is here. A module imports only what is needed before it: `train` writes
+its run and draws its curves, so it imports `runs` and `plots`, and neither imports it.
 """
 
 from esc_lib.calibration import calibrate

@@ -65,7 +65,9 @@ def plot_windows(windows: pd.DataFrame, title: str = "") -> Figure:
     figure = Figure(figsize=(7, 0.8 + 0.25 * windows.shape[1]), dpi=72, layout="constrained")
     axes = figure.subplots()
     edges = np.arange(windows.shape[1] + 1)
-    image = axes.pcolormesh(windows.index, edges[:-1] + 0.5, windows.T, vmin=0, vmax=1, cmap="viridis", shading="nearest")
+    image = axes.pcolormesh(
+        windows.index, edges[:-1] + 0.5, windows.T, vmin=0, vmax=1, cmap="viridis", shading="nearest"
+    )
     axes.set_yticks(edges[:-1] + 0.5, windows.columns)
     axes.invert_yaxis()
     axes.set(xlabel="seconds", title=title)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "esc_lib"
 # Sound flows one way: a module imports only what comes before it.
 ORDER = [
-    "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "audit", "augment",
+    "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment", "audit",
     "mixing", "statistics", "machine", "device", "precision", "models", "config", "recipes", "batches", "steps",
     "plots", "inference", "esclearner", "runs", "fetch", "resume", "train", "evaluate", "calibration",
     "cross_validation", "predict", "records", "results", "plain_loop", "bench",
