@@ -26,7 +26,7 @@ results: .venv/installed
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --editable .
+	$(BIN)/python -m pip install --editable '.[cluster]'
 	touch $@
 
 # Runs every notebook in its own order and keeps what it printed (of progress bars the last state): what is committed.

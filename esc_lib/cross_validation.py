@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +11,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
+from filelock import FileLock
+from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from esc_lib.calibration import calibrate
 from esc_lib.clips import read_about, read_clip_table
 from esc_lib.config import TrainConfig
-from esc_lib.datasets import get_dataset, prepared_folder
+from esc_lib.datasets import data_folder, get_dataset, prepared_folder
 from esc_lib.evaluate import as_arrays, confusion, evaluate, scores
-from esc_lib.runs import load_run, runs_folder
+from esc_lib.runs import load_run, make_run_folder, runs_folder
 from esc_lib.statistics import bootstrap_interval, calibration_error, with_temperature
 from esc_lib.train import train
+
+# joblib's own ways to run jobs; any other is a cluster's.
+LOCAL_BACKENDS = ("LokyBackend", "MultiprocessingBackend", "SequentialBackend", "ThreadingBackend")
+_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -117,23 +124,33 @@ def cross_validate(
 ) -> CrossValidation:
     """Trains and tests a network once per fold and seed, in run directories that the same call finds again.
 
-    What is finished is not done again, and what was stopped goes on. Jobs run through joblib, on this machine. Of a set
-    that was prepared as a subset, the folds that it holds are all there are.
+    What is finished is not done again, and what was stopped goes on. Of a set that was prepared as a subset, the folds
+    that it holds are all there are. Jobs, a fold and seed each, run through joblib: on this machine, or on a cluster if
+    a dask client is there (`pip install --editable '.[cluster]'`):
+
+        with Client("tcp://head:8786"), joblib.parallel_config("dask"):
+            found = cross_validate(recipe("envnet", "esc10"))
+
+    The cluster's machines must share the file system that data and runs lie in, and its file locks. "auto" is a
+    worker's first GPU, and its processor threads are those of its `OMP_NUM_THREADS`, dask's default for which is 1. The
+    job of a worker that was lost goes on with another. But dask gives a job up after as many lost workers as
+    `distributed.scheduler.allowed-failures` says, 3 by default, and joblib then waits for ever: raise it beforehand.
 
     Args:
         config: the settings, say from `recipe`; their folds and seed are replaced. `start_from` is then the folder of
             a cross-validation: each run starts from the one of its fold and seed there.
         seeds: of the trainings.
         folds: to be tested; all official ones if not given.
-        n_jobs: trainings at the same time; GPUs are dealt out in turn, processor threads shared.
+        n_jobs: trainings at the same time; GPUs are dealt out in turn, processor threads shared. A cluster does as
+            many as it has workers, whatever this is.
         validation: whether the fold behind the test fold (behind the last comes the first) is not learned from, and
             chooses the epoch and the temperature. If not, the last epoch is the result.
-        data_dir, save_dir: as for `train`.
+        data_dir, save_dir: as for `train`; the environment that counts is the caller's.
         device: "auto", "cpu", "cuda", "cuda:1".
 
     Raises:
         FileNotFoundError: the data has not been prepared.
-        ValueError: a fold that the prepared set does not have; or what `train` raises.
+        ValueError: a fold that the prepared set does not have, or a cluster of one worker; or what `train` raises.
     """
     prepared = prepared_folder(config.dataset, config.sample_rate, data_dir)
     read_about(prepared)  # says what to do if nothing was prepared
@@ -144,18 +161,33 @@ def cross_validate(
         raise ValueError(f"folds is {tested}: expected some of {there}, which {config.dataset} holds as prepared")
     configs = {(fold, seed): _fold_config(config, there, fold, seed, validation) for seed in seeds for fold in tested}
     path = runs_folder(save_dir) / _name(config, validation)
-    jobs = []
-    for number, ((fold, seed), of_job) in enumerate(configs.items()):
-        run_dir = path / run_name(fold, seed)
-        place = (
-            f"cuda:{number % torch.cuda.device_count()}" if device == "auto" and torch.cuda.is_available() else device
-        )
-        threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else None
-        jobs.append(delayed(_train_and_test)(of_job, fold, run_dir, data_dir, place, threads))
-    done = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs)
+    jobs = _jobs(configs, path, data_folder(data_dir), device, n_jobs)
+    # One by one: joblib would tie jobs together if the first are short, as those are that were done before. And all at
+    # once: workers that come later find jobs to do.
+    done = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(jobs)
     for _ in tqdm(done, total=len(jobs), desc=path.name, unit="run"):
         pass
     return _read(path, configs)
+
+
+def _jobs(
+    configs: dict[tuple[int, int], TrainConfig], path: Path, data_dir: Path, device: str, n_jobs: int
+) -> list[tuple]:
+    """A job for joblib per fold and seed. What devices and threads there are is known here only if jobs run here."""
+    here = type(get_active_backend()[0]).__name__ in LOCAL_BACKENDS
+    if not here and effective_n_jobs() == 1:
+        raise ValueError(
+            "the cluster has one worker with one thread, and joblib would rather train on this machine: "
+            "wait for more with client.wait_for_workers(2), or give the worker two threads"
+        )
+    threads = max(1, (os.cpu_count() or 1) // n_jobs) if here and n_jobs > 1 else None
+    gpus = torch.cuda.device_count() if here and device == "auto" and torch.cuda.is_available() else 0
+    return [
+        delayed(_job)(
+            config, fold, path / run_name(fold, seed), data_dir, f"cuda:{i % gpus}" if gpus else device, threads
+        )
+        for i, ((fold, seed), config) in enumerate(configs.items())
+    ]
 
 
 def _fold_config(config: TrainConfig, there: list[int], fold: int, seed: int, validation: bool) -> TrainConfig:
@@ -175,6 +207,18 @@ def _name(config: TrainConfig, validation: bool) -> str:
     shared = {k: v for k, v in config.to_dict().items() if k not in ("train_folds", "eval_folds", "seed")}
     digest = hashlib.sha256(json.dumps([shared, validation], sort_keys=True).encode()).hexdigest()
     return f"cv-{config.architecture}-{config.dataset}-{digest[:8]}"
+
+
+def _job(config: TrainConfig, fold: int, run_dir: Path, data_dir: Path, device: str, threads: int | None) -> None:
+    """Trains and tests, alone in the run directory and in this process.
+
+    A worker that was given up as lost may still be at work in the run directory: whoever is to do its job again waits,
+    and then finds it done or goes on with it. Trainings in threads of one process would share PyTorch's random numbers.
+    """
+    if not _result_file(config, fold, run_dir).is_file():
+        lock = FileLock(make_run_folder(config, run_dir.parent, run_dir) / ".job")
+        with lock.acquire(poll_interval=1), _turn:
+            _train_and_test(config, fold, run_dir, data_dir, device, threads)
 
 
 def _train_and_test(

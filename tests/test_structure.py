@@ -25,6 +25,7 @@ REQUIRED = {
     "torch", "torchaudio", "numpy", "pandas", "requests", "tqdm", "scikit-learn", "matplotlib", "seaborn",
     "jupyterlab", "nbval", "papermill", "soundfile", "soxr", "pytest", "pytest-xdist",
 }  # fmt: skip
+EXTRAS = {"cluster": {"distributed"}}
 DISTRIBUTION = {"sklearn": "scikit-learn", "IPython": "ipython"}  # where the import's name is another
 # What a dependency is sure to bring, and by which way.
 BROUGHT = {
@@ -125,11 +126,13 @@ def test_modules_import_from_modules_not_from_the_package():
             assert not from_package, path
 
 
-def test_importing_the_library_imports_no_torchaudio():
-    # torchaudio's wheel refuses a torch that was built for another CUDA: who needs no log-mel must not meet it.
-    code = "import esc_lib, sys; sys.exit('torchaudio' in sys.modules)"
+@pytest.mark.parametrize("package", ["torchaudio", "dask", "distributed"])
+def test_importing_the_library_does_not_import(package):
+    # torchaudio's wheel refuses a torch that was built for another CUDA: who needs no log-mel must not meet it. Dask is
+    # for who has a cluster.
+    code = f"import esc_lib, sys; sys.exit({package!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr or "import esc_lib imports torchaudio"
+    assert done.returncode == 0, done.stderr or f"import esc_lib imports {package}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -147,6 +150,8 @@ def test_no_other_program_is_called_and_torchaudio_reads_no_file(path):
 
 def test_the_project_depends_on_these_and_no_others(project):
     assert {distribution(line) for line in project["dependencies"]} == REQUIRED
+    extras = project["optional-dependencies"]
+    assert {extra: {distribution(line) for line in lines} for extra, lines in extras.items()} == EXTRAS
 
 
 def test_torch_and_torchaudio_are_of_one_version(project):
@@ -169,11 +174,15 @@ def test_what_is_imported_without_being_a_dependency_is_brought_by_one(way):
         assert needed in {distribution(line) for line in always}
 
 
+def test_what_is_installed_for_the_tests_has_the_extras():
+    assert f"--editable '.[{','.join(EXTRAS)}]'" in (ROOT / "Makefile").read_text()
+
+
 def test_the_environment_installs_the_project_and_states_no_version_twice(environment, project):
     assert environment["name"]
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert [re.sub(r"\s+", " ", line.strip()) for line in pip] in (["--editable ."], ["-e ."])
+    assert [re.sub(r"\s+", " ", line.strip()) for line in pip] == [f"--editable .[{','.join(EXTRAS)}]"]
     bounds = {distribution(line): re.sub(r"^[A-Za-z0-9_.-]+", "", line).strip() for line in conda}
     assert bounds.pop("python") == project["requires-python"]
     assert bounds == {"pip": ""}, "every other version stands in pyproject.toml"
