@@ -1,12 +1,12 @@
 """Jobs on a cluster: a real dask scheduler with two worker processes, one of which is killed while it trains."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import joblib
 import pandas as pd
@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from esc_lib import cross_validate, load_run, recipe
 
 EPOCHS = 5
-FOLDS = (1, 2)
+FOLDS = (1, 2, 3)
 
 
 @pytest.fixture
@@ -44,25 +44,30 @@ def cluster(tmp_path_factory):
 
 
 def kill_one_in_the_middle(runs, workers):
-    """Kills the worker that first has tested two epochs and not yet all; returns its run and what was written."""
-    until = time.monotonic() + 60
+    """Kills a worker whose training has been tested twice or three times; returns the run and its checkpoints then."""
+    until = time.monotonic() + 120
     while time.monotonic() < until:
-        for history in runs.glob("*/fold-*/history.json"):
-            pid, run = history.with_name(".pid"), history.parent
-            tested = len(json.loads(history.read_text())["eval_acc"])
-            if 2 <= tested < EPOCHS and pid.is_file():
-                number = int(pid.read_text())
-                assert number in workers
-                os.kill(number, signal.SIGKILL)
-                assert len(load_run(run).history["eval_acc"]) < EPOCHS, "it was too late"
-                return run, checkpoints(run)
+        for pid_file in runs.glob("*/*/.pid"):
+            with suppress(FileNotFoundError, ValueError):  # it has just finished, or begins
+                pid, run = int(pid_file.read_text()), pid_file.parent
+                if in_the_middle(run):
+                    assert pid in workers
+                    os.kill(pid, signal.SIGSTOP)
+                    late = not in_the_middle(run)
+                    os.kill(pid, signal.SIGCONT if late else signal.SIGKILL)
+                    if not late:
+                        return run, checkpoints(run)
         time.sleep(0.005)
     raise TimeoutError(f"no training in {runs}")
 
 
+def in_the_middle(run):
+    return 2 <= len(load_run(run).history["eval_acc"]) < EPOCHS - 1
+
+
 def checkpoints(run):
     """Of each checkpoint, when it was written."""
-    return {file.stem: file.stat().st_mtime_ns for file in run.glob("*/epoch-*.model")}
+    return {name: (run / name / f"{name}.model").stat().st_mtime_ns for name in load_run(run).checkpoints}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
@@ -73,7 +78,7 @@ def test_a_sweep_completes_and_counts_nothing_twice_though_a_worker_is_killed(
     monkeypatch.setattr(tiny, "RATE", 8000)
     config = recipe("m3", "synthetic", epochs=EPOCHS, crop_samples=400, batch_size=22, crops=1, eval_every=1, keep_n=99)
     tiny.write_set(tmp_path / "data", tiny.tones(range(1, 6), per_class=1), subset=False)
-    alone = cross_validate(config, (0, 1), FOLDS, data_dir=tmp_path / "data", save_dir=tmp_path / "1", device="cpu")
+    alone = cross_validate(config, folds=FOLDS, data_dir=tmp_path / "data", save_dir=tmp_path / "1", device="cpu")
 
     # What only this process has: an environment, a working directory, two GPUs and many processors.
     monkeypatch.setenv("ESC_RUNS", "runs")
@@ -84,18 +89,19 @@ def test_a_sweep_completes_and_counts_nothing_twice_though_a_worker_is_killed(
     with Client(cluster) as client, joblib.parallel_config("dask"), ThreadPoolExecutor() as pool:
         workers = client.run(os.getpid)
         killed = pool.submit(kill_one_in_the_middle, tmp_path / "runs", workers.values())
-        found = cross_validate(config, (0, 1), FOLDS, n_jobs=2, data_dir="data")
+        found = cross_validate(config, folds=FOLDS, n_jobs=2, data_dir="data")
         run, written = killed.result()
         threads = client.gather(
             [client.submit(torch.get_num_threads, workers=w, pure=False) for w in client.nthreads()]
         )
     assert set(threads) == {1}, "a worker's threads are its own"
-    assert sorted(zip(found.runs["fold"], found.runs["seed"], strict=True)) == [(f, s) for f in FOLDS for s in (0, 1)]
-    assert not found.predictions.duplicated(["file", "seed"]).any()
-    assert found.predictions["fold"].value_counts().to_dict() == dict.fromkeys(FOLDS, 2 * 11)
+    assert found.runs["fold"].tolist() == list(FOLDS)
+    assert not found.predictions["file"].duplicated().any()
+    assert found.predictions["fold"].value_counts().to_dict() == dict.fromkeys(FOLDS, 11)
     pd.testing.assert_frame_equal(found.runs, alone.runs)
     pd.testing.assert_frame_equal(found.predictions, alone.predictions)
     assert found.path.parent == tmp_path / "runs"
+    assert len(written) >= 2
     assert written.items() <= checkpoints(run).items(), "what the killed worker had done was done again"
     assert len(checkpoints(run)) == EPOCHS
 
