@@ -23,7 +23,6 @@ from esc_lib import evaluate, fetch_run, load_run, predict, recipe
 from esc_lib.datasets import ESC10_CLASSES, ESC50_CLASSES
 from esc_lib.download import DownloadError
 from esc_lib.models import ARCHITECTURES, ESC_LEARNER, build_model
-from esc_lib.records import save_record
 from esc_lib.runs import open_run
 
 # The settings that its README shows, of the published M11.
@@ -364,8 +363,6 @@ def test_nothing_is_trained_into_it(tmp_path, monkeypatch):
     for settings in (config(), load_run(folder).config):
         with pytest.raises(ValueError, match=f"{re.escape(str(folder))} holds a run of esc-learner.*another run_dir"):
             open_run(folder, settings)
-    with pytest.raises(ValueError, match="is a run of esc-learner"):
-        save_record(folder, 1.0, tmp_path)
     assert {name: (folder / name).read_bytes() for name in files_below(folder)} == before
 
 
