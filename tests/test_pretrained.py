@@ -1,0 +1,49 @@
+"""The network that comes with the course: small, whole, credited, and worth asking."""
+
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from esc_lib import load_clips, load_run, predict, prepare
+from esc_lib.evaluate import as_arrays
+from esc_lib.records import recorded
+from esc_lib.runs import PRETRAINED
+from esc_lib.statistics import fit_temperature
+
+RECORD = "m5-esc10-9d4d8840"
+
+
+def test_it_is_an_ordinary_run_that_learned_from_all_folds():
+    run = load_run(PRETRAINED)
+    assert run.finished and run.config.train_folds == (1, 2, 3, 4, 5) and run.config.eval_folds == ()
+    assert sum(file.stat().st_size for file in PRETRAINED.rglob("*") if file.is_file()) < 3_000_000
+    assert all(torch.isfinite(value).all() for value in run.model().state_dict().values())
+
+
+def test_its_temperature_is_that_of_networks_of_the_same_settings_on_clips_they_had_not_learned_from():
+    run, found = load_run(PRETRAINED), recorded(RECORD)
+    assert run.temperature() == pytest.approx(fit_temperature(*as_arrays(found.predictions)), rel=0.01)
+    folds = {"train_folds", "eval_folds", "eval_every", "precision"}
+    own, others = run.config.to_dict(), found.config.to_dict()
+    assert {key for key in own if own[key] != others[key]} <= folds
+
+
+def test_who_made_the_recordings_is_said():
+    credits = pd.read_csv(PRETRAINED.parent / "credits.csv")
+    files = recorded(RECORD).predictions["file"]
+    numbers = files.str.extract(r"\d-(\d+)-[A-Z]-\d+\.ogg$")[0].astype(int)
+    assert sorted(credits["freesound"]) == sorted(numbers.unique())
+    assert credits["author"].str.len().min() >= 2 and credits["licence"].str.startswith("CC").all()
+
+
+def test_it_recognises_imitations_that_it_never_heard(tmp_path):
+    """The built-in sounds; it learned from recordings alone. Guessing finds one of ten."""
+    prepare("synthetic", 8000, data_dir=tmp_path)
+    clips = load_clips("synthetic", 8000, [1], tmp_path)
+    right = 0
+    for i in range(len(clips)):
+        soundfile.write(tmp_path / "clip.wav", clips.waveform(i).numpy(), 8000, subtype="PCM_16")
+        top = predict(PRETRAINED, tmp_path / "clip.wav", top=1, device="cpu").top
+        right += top["class"][0] == clips.table["category"][i]
+    assert right / len(clips) > 0.3
