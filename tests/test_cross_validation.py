@@ -119,6 +119,20 @@ def test_gpus_are_dealt_out_in_turn(data_dir, monkeypatch):
     assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
 
 
+def test_phase_2_starts_from_phase_1_of_the_same_fold_and_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "RATE", 44100)
+    data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2), per_class=1))
+    started = {}
+    monkeypatch.setattr(MODULE, "_job", lambda config, fold, *args: started.update({(fold, config.seed): config}))
+    monkeypatch.setattr(MODULE, "_read", lambda *args: None)
+    phase_1 = tmp_path / "cv-wavemsnet"
+    config = recipe("wavemsnet_logmel", "synthetic", start_from=str(phase_1))
+    cross_validate(config, (0, 3), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    assert {key: of.start_from for key, of in started.items()} == {
+        (fold, seed): str(phase_1 / f"fold-{fold}-seed-{seed}") for fold in (1, 2) for seed in (0, 3)
+    }
+
+
 def test_a_fold_that_is_not_there_is_refused(data_dir):
     with pytest.raises(ValueError, match=r"folds is \[6\].*\[1, 2, 3, 4, 5\].*synthetic"):
         cross_validate(settings(), folds=[6], data_dir=data_dir)

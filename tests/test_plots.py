@@ -9,7 +9,15 @@ import pytest
 from IPython.display import Audio
 from matplotlib.figure import Figure
 
-from esc_lib.plots import player, plot_confusion, plot_curves, plot_spectrograms, plot_waveforms
+from esc_lib.plots import (
+    player,
+    plot_confusion,
+    plot_curves,
+    plot_reliability,
+    plot_spectrograms,
+    plot_waveforms,
+    plot_windows,
+)
 
 HISTORY = {
     "loss": {1: 2.3, 2: 1.5, 3: 0.9, 4: 0.7},
@@ -139,3 +147,26 @@ def test_figures_are_no_window_and_leave_pyplot_alone():
     plot_curves(HISTORY, "loss"), plot_waveforms({"a": tone(100)}, RATE), plot_spectrograms({"a": tone(100)}, RATE)
     plot_confusion(pd.DataFrame([[1, 0], [0, 1]]))
     assert plt.get_fignums() == []
+
+
+# --- how sure, and when ---
+
+
+def test_reliability_has_a_point_per_bin_whose_size_says_how_many_clips():
+    table = pd.DataFrame({"confidence": [0.35, 0.9], "accuracy": [0.5, 0.8], "clips": [10, 30]})
+    (axes,) = plot_reliability(table, "m5").axes
+    (points,) = axes.collections
+    np.testing.assert_allclose(points.get_offsets(), [[0.35, 0.5], [0.9, 0.8]])
+    small, large = points.get_sizes()
+    assert large == pytest.approx(3 * small) and axes.get_title() == "m5"
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0, 0], [1, 1]])
+
+
+def test_windows_show_each_class_at_its_time():
+    windows = pd.DataFrame([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]], pd.Index([0.5, 1.5, 2.5]), ["dog", "rain"])
+    axes = plot_windows(windows).axes[0]
+    (mesh,) = axes.collections
+    np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(2, 3), windows.T)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["dog", "rain"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first class is on top"
+    assert axes.get_xlim() == pytest.approx((0, 3)) and mesh.get_clim() == (0, 1)
