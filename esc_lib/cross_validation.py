@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from esc_lib.calibration import calibrate
 from esc_lib.clips import read_about, read_clip_table
 from esc_lib.config import TrainConfig
 from esc_lib.datasets import data_folder, get_dataset, prepared_folder
+from esc_lib.device import say_if_no_gpu
 from esc_lib.evaluate import as_arrays, confusion, evaluate, scores
 from esc_lib.runs import load_run, make_run_folder, runs_folder
 from esc_lib.statistics import bootstrap_interval, calibration_error, with_temperature
@@ -181,12 +183,14 @@ def _jobs(
             "wait for more with client.wait_for_workers(2), or give the worker two threads"
         )
     threads = max(1, (os.cpu_count() or 1) // n_jobs) if here and n_jobs > 1 else None
-    gpus = torch.cuda.device_count() if here and device == "auto" and torch.cuda.is_available() else 0
+    places = [device]
+    if here and device == "auto":
+        say_if_no_gpu(device)
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        places = [f"cuda:{i}" for i in range(gpus)] or ["cpu"]
     return [
-        delayed(_job)(
-            config, fold, path / run_name(fold, seed), data_dir, f"cuda:{i % gpus}" if gpus else device, threads
-        )
-        for i, ((fold, seed), config) in enumerate(configs.items())
+        delayed(_job)(config, fold, path / run_name(fold, seed), data_dir, place, threads)
+        for ((fold, seed), config), place in zip(configs.items(), cycle(places), strict=False)
     ]
 
 
@@ -228,7 +232,7 @@ def _train_and_test(
         return
     if threads:
         torch.set_num_threads(threads)
-    run = train(config, data_dir, device=device, run_dir=run_dir)
+    run = train(config, data_dir, device=device, run_dir=run_dir, progress=False)  # many bars at once say nothing
     if config.eval_folds == (fold,):
         evaluate(run.path, "last", data_dir, device)
     else:

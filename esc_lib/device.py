@@ -2,10 +2,12 @@
 
 import ctypes
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from tqdm import tqdm
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -27,6 +29,12 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device {name!r} is not there: PyTorch sees {torch.cuda.device_count()} GPU(s); use auto or cpu"
         )
     return device
+
+
+def say_if_no_gpu(name: str) -> None:
+    """One line where "auto" means the CPU."""
+    if name == "auto" and not torch.cuda.is_available():
+        tqdm.write("no GPU that PyTorch can use: training on the CPU", file=sys.stderr)
 
 
 @contextmanager

@@ -117,10 +117,11 @@ def what_differs(found: CrossValidation) -> str:
     said += [
         f"{key} {own[key]}, not {papers[key]}" for key in own if key not in NOT_COMPARED and own[key] != papers[key]
     ]
-    if len(config.train_folds + config.eval_folds) < len(get_dataset(config.dataset).folds):
+    there = {*config.train_folds, *config.eval_folds, found.runs["fold"][0]}
+    if there != set(get_dataset(config.dataset).folds):
         said.append(f"learned from folds {_listed(config.train_folds)} alone")
     if not _is_last(found):
-        said.append("epoch chosen on a validation fold")
+        said.append("one fold fewer to learn from: it chooses the epoch")
     suffixes = {Path(file).suffix for file in found.predictions["file"]}
     return "; ".join(said + [CODECS[suffix] for suffix in sorted(suffixes & set(CODECS))])
 

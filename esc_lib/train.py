@@ -16,7 +16,7 @@ from esc_lib.augment import trim_silence
 from esc_lib.batches import batches
 from esc_lib.clips import Clips, load_clips
 from esc_lib.config import TrainConfig
-from esc_lib.device import kept_memory, pick_device
+from esc_lib.device import kept_memory, pick_device, say_if_no_gpu
 from esc_lib.inference import tested_probabilities
 from esc_lib.machine import hardware
 from esc_lib.models import build_model
@@ -36,6 +36,7 @@ def train(
     save_dir: str | Path | None = None,
     device: str = "auto",
     run_dir: str | Path | None = None,
+    progress: bool = True,
 ) -> Run:
     """Trains a network and keeps the run. The same settings on the same machine give the same numbers.
 
@@ -48,6 +49,7 @@ def train(
         save_dir: where the run directory is made, if not in `ESC_RUNS` or the repository's `runs/`.
         device: "auto" (GPU if there is one), "cpu", "cuda", "cuda:1".
         run_dir: name of the run directory in `save_dir`, or a path; a new name for every run if not given.
+        progress: whether a bar over the steps is shown.
 
     Returns:
         the finished run; its last epoch is the result.
@@ -72,13 +74,12 @@ def train(
     torch.backends.cudnn.deterministic = True
     model = _new_model(config, len(train_clips.classes))
     model.to(place, memory_format=torch.channels_last)  # convolutions on CPUs are about a third faster so
-    if device == "auto" and place.type == "cpu":
-        tqdm.write("no GPU that PyTorch can use: training on the CPU", file=sys.stderr)
+    say_if_no_gpu(device)
     path = make_run_folder(config, save_dir, run_dir)
     with alone_in(path), kept_memory():
         run = open_run(path, config)
         try:
-            _train_epochs(run, model, train_clips, eval_clips)
+            _train_epochs(run, model, train_clips, eval_clips, progress)
         except (KeyboardInterrupt, TrainingStopped):
             with suppress(OSError):  # why it stopped is the news
                 run.save_curves()
@@ -158,7 +159,7 @@ def _refuse_other_phase_1(config: TrainConfig, first: TrainConfig) -> None:
         )
 
 
-def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Clips) -> None:
+def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Clips, progress: bool) -> None:
     config = run.config
     optimizer = new_optimizer(config, model)
     generator = torch.Generator(train_clips.samples.device).manual_seed(config.seed)
@@ -166,11 +167,13 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
     steps = math.ceil(len(train_clips) / config.batch_size)
     done = _take_up(run, model, optimizer, generator)
     begin, here = time.perf_counter(), hardware(train_clips.samples.device)
-    with tqdm(total=config.epochs * steps, initial=done * steps, desc=run.path.name, unit="step") as progress:
+    with tqdm(
+        total=config.epochs * steps, initial=done * steps, desc=run.path.name, unit="step", disable=not progress
+    ) as bar:
         for epoch in range(done + 1, config.epochs + 1):
             optimizer.param_groups[0]["lr"] = config.learning_rate_at(epoch)
             start_learning(model, frozen=0 < config.freeze_epoch <= epoch)
-            loss, acc = _train_epoch(config, learner, optimizer, train_clips, generator, progress)
+            loss, acc = _train_epoch(config, learner, optimizer, train_clips, generator, bar)
             _refuse_no_number(loss, f"the loss of epoch {epoch}", run)
             run.history["loss"][epoch], run.history["acc"][epoch] = loss, acc
             run.history["lr"][epoch] = config.learning_rate_at(epoch)
@@ -183,7 +186,7 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
                 if epoch < config.epochs:
                     save_state(run, model, optimizer, generator, epoch)
                 _keep(run, model, epoch)
-            progress.set_postfix_str(_summary(run, epoch))
+            bar.set_postfix_str(_summary(run, epoch))
 
 
 def _train_epoch(
@@ -192,7 +195,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     clips: Clips,
     generator: torch.Generator,
-    progress: tqdm,
+    bar: tqdm,
 ) -> tuple[float, float]:
     """One epoch of steps; returns the mean loss and accuracy over the examples, as they were when shown."""
     device = clips.samples.device
@@ -202,7 +205,7 @@ def _train_epoch(
             loss, n_correct = train_step(config, model, optimizer, x, label)
         loss_sum += loss * len(x)
         correct += n_correct
-        progress.update()
+        bar.update()
     return float(loss_sum) / len(clips), float(correct) / len(clips)
 
 
