@@ -24,6 +24,7 @@ from esc_lib.batches import batches
 from esc_lib.clips import Clips
 from esc_lib.config import TrainConfig
 from esc_lib.device import kept_memory, pick_device
+from esc_lib.files import write_json
 from esc_lib.inference import tested_probabilities
 from esc_lib.machine import hardware
 from esc_lib.models import ARCHITECTURES, build_model
@@ -32,7 +33,6 @@ from esc_lib.plain_loop import plain_batches
 from esc_lib.precision import available, computing_in, fastest_precision, seconds_of
 from esc_lib.prepare import prepare
 from esc_lib.recipes import recipe
-from esc_lib.runs import write_json
 from esc_lib.steps import new_optimizer, start_learning, train_step
 from esc_lib.train import load_split
 

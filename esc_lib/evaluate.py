@@ -13,8 +13,9 @@ from sklearn.metrics import classification_report, confusion_matrix
 from esc_lib.clips import Clips
 from esc_lib.device import pick_device
 from esc_lib.esclearner import SILENT, tested_as_there
+from esc_lib.files import write_json, write_whole
 from esc_lib.inference import tested_probabilities
-from esc_lib.runs import Run, load_run, write_json, write_whole
+from esc_lib.runs import Run, load_run
 from esc_lib.train import load_folds
 
 

@@ -16,8 +16,9 @@ import pandas as pd
 from esc_lib.config import TrainConfig
 from esc_lib.cross_validation import CrossValidation, run_name
 from esc_lib.datasets import get_dataset
+from esc_lib.files import write_json, write_whole
 from esc_lib.recipes import recipe
-from esc_lib.runs import load_run, write_json, write_whole
+from esc_lib.runs import load_run
 
 RESULTS = Path(__file__).parents[1] / "data" / "results"
 CODECS = {".ogg": "Ogg Vorbis recordings"}  # the papers' were wav

@@ -4,7 +4,6 @@ The file is written whole or not at all at every test of the network but the las
 so the checkpoints of an unfinished run are never ahead of its state.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from esc_lib.runs import Run, load_tensors, write_whole
+from esc_lib.files import load_tensors, tensor_bytes, write_whole
+from esc_lib.runs import Run
 
 
 class RunInUse(RuntimeError):
@@ -66,9 +66,7 @@ def save_state(
         "random": torch.get_rng_state(),
         "random_of_gpus": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)  # straight into a file it would hide that the disk is full
-    write_whole(state_file(run), lambda file: file.write(buffer.getbuffer()))
+    write_whole(state_file(run), lambda file: file.write(tensor_bytes(state)))
 
 
 def load_state(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:

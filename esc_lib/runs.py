@@ -4,9 +4,9 @@
         config.json            the settings (`TrainConfig`)
         history.json           {"loss": {"1": value, ...}}; so too "acc" and "lr", and "eval_loss", "eval_acc" of tests
         checkpoints.json       {name: {"name", "epoch", "eval_acc"}}, best on the evaluation folds first
-    temperatures.json      {name: {"temperature", "fitted_on", "clips"}}, if probabilities were calibrated
+        temperatures.json      {name: {"temperature", "fitted_on", "clips"}}, if probabilities were calibrated
         sittings.json          [{"from_epoch", "to_epoch", "seconds", and on what machine}]: when it was worked on
-    losses.png, accuracies.png
+        losses.png, accuracies.png
         <name>/<name>.model    a checkpoint: the network's state dict
         eval/                  what `evaluate` found
         training.state         what an unfinished training goes on from (`esc_lib.resume`)
@@ -18,22 +18,19 @@ The last epoch is the result of a run. The checkpoint that did best on the evalu
 Runs of esc-learner are read too (`esc_lib.esclearner`), but not written.
 """
 
-import io
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from esc_lib.config import TrainConfig
 from esc_lib.datasets import get_dataset
 from esc_lib.esclearner import config_of_esc_learner, is_of_esc_learner, load_weights, refuse_first_format
+from esc_lib.files import load_tensors, read_json, tensor_bytes, write_json, write_whole
 from esc_lib.models import build_model
 from esc_lib.plots import plot_curves
 
@@ -150,7 +147,7 @@ class Run:
         name = f"epoch-{epoch:04d}"
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         self._file(name).parent.mkdir(exist_ok=True)
-        write_whole(self._file(name), lambda file: file.write(_saved(state)))
+        write_whole(self._file(name), lambda file: file.write(tensor_bytes(state)))
         earlier = [entry for entry in self.checkpoints.values() if entry["epoch"] != epoch]
         entries = [*earlier, {"name": name, "epoch": epoch, "eval_acc": eval_acc}]
         tested = eval_acc is not None
@@ -164,7 +161,7 @@ class Run:
 
     def _temperatures(self) -> dict:
         file = self.path / "temperatures.json"
-        return _read_json(file) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
     def _file(self, name: str) -> Path:
         return self.path / name / f"{name}.model"
@@ -238,7 +235,7 @@ def load_run(path: str | Path) -> Run:
     path = Path(path).expanduser().resolve()
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is not a run directory: expected a config.json in it")
-    settings = _read_json(path / "config.json")
+    settings = read_json(path / "config.json")
     of_esc_learner = is_of_esc_learner(settings)
     try:
         config = config_of_esc_learner(settings) if of_esc_learner else TrainConfig.from_dict(settings)
@@ -246,74 +243,13 @@ def load_run(path: str | Path) -> Run:
         raise ValueError(f"{path / 'config.json'}: {error}") from error
     if of_esc_learner:
         refuse_first_format(path)
-    written = _read_json(path / "history.json")
+    written = read_json(path / "history.json")
     history = {kind: {int(e): v for e, v in written.get(kind, {}).items()} for kind in HISTORY_KEYS}
-    sittings = _read_json(path / "sittings.json", list) if (path / "sittings.json").is_file() else []
-    return Run(path, config, history, _read_json(path / "checkpoints.json"), sittings, of_esc_learner)
+    sittings = read_json(path / "sittings.json", list) if (path / "sittings.json").is_file() else []
+    return Run(path, config, history, read_json(path / "checkpoints.json"), sittings, of_esc_learner)
 
 
 def list_runs(save_dir: str | Path | None = None) -> list[Path]:
     """The run directories in a folder, newest first."""
     configs = runs_folder(save_dir).glob("*/config.json")
     return [config.parent for config in sorted(configs, key=lambda file: file.stat().st_mtime, reverse=True)]
-
-
-def write_whole(path: Path, write: Callable) -> None:
-    """Writes a file so that whoever looks sees the old one or the new one, never a part.
-
-    Args:
-        path: the file.
-        write: is given a binary file to write to.
-
-    Raises:
-        OSError: it cannot be written; what was there before is still there.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"{path} cannot be written ({error.strerror}): is there space, and may you write there?"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def load_tensors(path: Path) -> dict:
-    """What torch.save wrote, on the CPU; never anything that could execute code.
-
-    Raises:
-        ValueError: the file would call something when it is opened; the message says what.
-        Exception: the file is damaged, in the words of whoever found it.
-    """
-    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    if unsafe:
-        raise ValueError(f"it would call {', '.join(unsafe)} when it is opened, which no file of this course does")
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _saved(state: dict) -> memoryview:
-    """What torch.save would write; straight into a file it would hide that the disk is full."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getbuffer()
-
-
-def write_json(path: Path, value: dict | list) -> None:
-    """Writes a JSON file by `write_whole`."""
-    write_whole(path, lambda file: file.write(json.dumps(value, indent=4).encode()))
-
-
-def _read_json(path: Path, kind: type = dict) -> dict | list:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): restore it, or train again") from error
-    if not isinstance(value, kind):
-        what = "names and values" if kind is dict else "a list"
-        raise ValueError(f"{path} holds {value!r}, not {what}: restore it, or train again")
-    return value

@@ -17,7 +17,8 @@ from disk import largest_file
 from tiny import TinyNet, config, files_below, network, new_run, register, tones, write_set
 
 from esc_lib import list_runs, load_run, train
-from esc_lib.runs import HISTORY_KEYS, runs_folder, write_whole
+from esc_lib.files import write_whole
+from esc_lib.runs import HISTORY_KEYS, runs_folder
 
 runs_module = importlib.import_module("esc_lib.runs")
 
@@ -175,7 +176,8 @@ def test_until_the_new_checkpoint_is_listed_the_old_one_counts(tmp_path, monkeyp
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, writer)
 
-    monkeypatch.setattr(runs_module, "write_whole", fails)
+    for module in (runs_module, importlib.import_module("esc_lib.files")):
+        monkeypatch.setattr(module, "write_whole", fails)
     with pytest.raises(OSError):
         run.save_checkpoint(net(2), 2, 0.6)
     again = load_run(run.path)

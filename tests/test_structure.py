@@ -18,7 +18,7 @@ LIBRARY = ROOT / "esc_lib"
 ORDER = [
     "datasets", "synthetic", "download", "archives", "audio", "official", "clips", "prepare", "augment", "audit",
     "mixing", "statistics", "machine", "device", "precision", "models", "config", "recipes", "batches", "steps",
-    "plots", "inference", "esclearner", "runs", "fetch", "resume", "train", "evaluate", "calibration",
+    "plots", "inference", "esclearner", "files", "runs", "fetch", "resume", "train", "evaluate", "calibration",
     "cross_validation", "predict", "records", "results", "plain_loop", "bench",
 ]  # fmt: skip
 REQUIRED = {
