@@ -28,9 +28,13 @@ def calibrate(run: Run | str | Path, predictions: pd.DataFrame, fitted_on: str, 
 
     Raises:
         FileNotFoundError: no run there.
-        ValueError: no such checkpoint.
+        ValueError: no such checkpoint, or the run learned from a fold of these clips and was to be tested on another.
+        OSError: the run cannot be written.
     """
     run = run if isinstance(run, Run) else load_run(run)
+    learned = sorted(set(predictions["fold"]) & set(run.config.train_folds))
+    if learned and run.config.eval_folds:
+        raise ValueError(f"{run.path} has learned from fold(s) {learned}: calibrate it on others")
     temperature = fit_temperature(*as_arrays(predictions))
     run.save_temperature(which, temperature, fitted_on, len(predictions))
     return temperature

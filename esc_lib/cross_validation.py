@@ -37,13 +37,14 @@ class CrossValidation:
     """What a cross-validation found, read from its run directories.
 
     Attributes:
-        path: folder that holds a run directory per job.
+        path: folder that holds a run directory per job, or the record that this was read from.
         config: the settings that all runs share; folds and seed are the first run's.
         about: what all results share: dataset, subset, source_sha256.
         runs: a row per run: fold, seed, epoch, correct, clips, accuracy (of the last epoch, or of the one that the
             validation fold chose), best (the highest of all tests on the test fold: too high to report), minutes,
             temperature (fitted on the validation fold).
-        predictions: a row per clip and seed: fold, seed, file, true, predicted, and the probability of each class.
+        predictions: a row per clip and seed: fold, seed, file, source (the recording), true, predicted, and the
+            probability of each class.
     """
 
     path: Path
@@ -55,12 +56,13 @@ class CrossValidation:
     def summary(self) -> pd.Series:
         """Accuracy over all runs: mean and standard deviation over runs, over the seeds' means, and pooled over clips.
 
-        The interval is a bootstrap's over clips, of the share of the seeds that get a clip right: the runs of several
-        seeds see the same clips, so they count as one clip each.
+        The interval is a bootstrap's over recordings, of the share of the seeds that get a clip right: the runs of
+        several seeds see the same clips, and the clips of a recording sound alike.
         """
         accuracy = self.runs["accuracy"]
         right = self.right()
-        low, high = bootstrap_interval(right.to_numpy())
+        source = self.predictions.groupby("file")["source"].first()
+        low, high = bootstrap_interval(right.to_numpy(), source[right.index].to_numpy())
         return pd.Series(
             {
                 "mean of runs": accuracy.mean(),
@@ -71,6 +73,7 @@ class CrossValidation:
                 "95 % to": high,
                 "runs": len(accuracy),
                 "clips": len(right),
+                "recordings": source.nunique(),
             },
             name="accuracy",
         )
@@ -155,12 +158,14 @@ def cross_validate(
         ValueError: a fold that the prepared set does not have, or a cluster of one worker; or what `train` raises.
     """
     prepared = prepared_folder(config.dataset, config.sample_rate, data_dir)
-    read_about(prepared)  # says what to do if nothing was prepared
+    about = read_about(prepared)
     table = read_clip_table(prepared / "clips.csv")
     there = sorted(map(int, table["fold"].unique()))
     tested = there if folds is None else list(folds)
     if not tested or not set(tested) <= set(there):
         raise ValueError(f"folds is {tested}: expected some of {there}, which {config.dataset} holds as prepared")
+    if len(there) < 2 + validation or not seeds:
+        raise ValueError(f"seeds is {list(seeds)} and folds are {there}: too few to learn from one and test on another")
     configs = {(fold, seed): _fold_config(config, there, fold, seed, validation) for seed in seeds for fold in tested}
     path = runs_folder(save_dir) / _name(config, validation)
     jobs = _jobs(configs, path, data_folder(data_dir), device, n_jobs)
@@ -169,7 +174,7 @@ def cross_validate(
     done = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(jobs)
     for _ in tqdm(done, total=len(jobs), desc=path.name, unit="run"):
         pass
-    return _read(path, configs)
+    return _read(path, configs, about["subset"], about["source"]["sha256"])
 
 
 def _jobs(
@@ -245,7 +250,8 @@ def _result_file(config: TrainConfig, fold: int, run_dir: Path) -> Path:
     return run_dir / ("eval" if config.eval_folds == (fold,) else f"eval-best-on-{fold}") / "result.json"
 
 
-def _read(path: Path, configs: dict[tuple[int, int], TrainConfig]) -> CrossValidation:
+def _read(path: Path, configs: dict[tuple[int, int], TrainConfig], subset: bool, source_sha256: str) -> CrossValidation:
+    """What is in the run directories, if all of it is of the recordings that are prepared now."""
     runs, predictions, about = [], [], []
     for (fold, seed), config in configs.items():
         file = _result_file(config, fold, path / run_name(fold, seed))
@@ -263,6 +269,6 @@ def _read(path: Path, configs: dict[tuple[int, int], TrainConfig]) -> CrossValid
     columns = ["fold", "seed", "epoch", "correct", "clips", "accuracy", "best", "minutes", "temperature"]
     first = next(iter(configs.values()))
     table = pd.DataFrame(runs, columns=columns).astype({"best": float, "temperature": float})
-    if any(other != about[0] for other in about):
-        raise ValueError(f"{path} holds runs on different recordings: choose another save_dir, or delete it")
+    if any((of_run["subset"], of_run["source_sha256"]) != (subset, source_sha256) for of_run in about):
+        raise ValueError(f"{path} holds runs on other recordings than now: choose another save_dir, or delete it")
     return CrossValidation(path, first, about[0], table, pd.concat(predictions, ignore_index=True))

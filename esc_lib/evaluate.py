@@ -27,7 +27,8 @@ class Evaluation:
         path: folder with `result.json`, `confusion_matrix.csv` and `predictions.csv`.
         result: accuracy and all that must be known to cite it.
         confusion: number of clips; rows are the true class, columns the predicted one.
-        predictions: a row per clip: file, fold, true, predicted, and the probability of each class.
+        predictions: a row per clip: file, fold, source (the recording), true, predicted, and the probability of each
+            class.
     """
 
     path: Path
@@ -151,7 +152,7 @@ def _esc_learners_way(
 def _predictions(clips: Clips, probabilities: torch.Tensor) -> pd.DataFrame:
     names = pd.Series(clips.classes)
     predicted = names[probabilities.argmax(dim=1).numpy()].to_numpy()
-    table = clips.table[["file", "fold"]].assign(true=clips.table["category"], predicted=predicted)
+    table = clips.table[["file", "fold", "source"]].assign(true=clips.table["category"], predicted=predicted)
     columns = pd.DataFrame(probabilities.numpy(), columns=[f"p_{name}" for name in clips.classes])
     return pd.concat([table, columns], axis="columns")
 
@@ -190,6 +191,8 @@ def _selection(run: Run, which: str, tested: tuple[int, ...]) -> str:
     if which != "best" and not run.of_esc_learner:
         return "a checkpoint named by the caller"
     epoch = "the epoch" if which == "best" else "one of the epochs"  # esc-learner kept no other
+    if not chosen_on:
+        return "the last epoch that was kept; nothing was tested while it learned"
     if not set(chosen_on) & set(tested):
         return f"{epoch} that did best on fold(s) {chosen_on}, which are not tested on here"
     return f"{epoch} that did best on the evaluation folds themselves: too high to report"

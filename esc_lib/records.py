@@ -26,7 +26,7 @@ MEASURED = [
     "network", "learning", "data set", "tested on", "seeds", "epochs", "accuracy", "deviation", "95 %", "published",
     "what differs from the recipe", "minutes",
 ]  # fmt: skip
-# Settings that decide no number, or stand in a column of their own.
+# Settings that do not decide the last epoch's numbers, or stand in a column of their own.
 NOT_COMPARED = {"train_folds", "eval_folds", "seed", "epochs", "eval_every", "keep_n", "compile", "start_from"}
 
 
@@ -57,11 +57,16 @@ def save_record(found: CrossValidation, results_dir: Path | None = None) -> Path
 
     Returns:
         the JSON file.
+
+    Raises:
+        ValueError: there is a record of the same settings already, with runs that this has not.
     """
     folder = results_dir or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     name = found.path.name.removeprefix("cv-")
-    table = found.predictions.round(4).to_csv(index=False, lineterminator="\n").encode()
+    _refuse_to_lose_runs(folder / f"{name}.json", found)
+    # Significant digits: who is sure and wrong gives the true class a millionth, and that counts.
+    table = found.predictions.to_csv(index=False, float_format="%.4g", lineterminator="\n").encode()
     write_whole(folder / f"{name}.csv.gz", lambda file: file.write(_packed(table)))
     runs = [load_run(found.path / run_name(row.fold, row.seed)) for row in found.runs.itertuples()]
     sittings = [{"run": run.path.name, **sitting} for run in runs for sitting in run.sittings]
@@ -120,7 +125,9 @@ def what_differs(found: CrossValidation) -> str:
     ]
     there = {*config.train_folds, *config.eval_folds, found.runs["fold"][0]}
     if there != set(get_dataset(config.dataset).folds):
-        said.append(f"learned from folds {_listed(config.train_folds)} alone")
+        said.append(f"folds {_listed(sorted(there))} alone")
+    elif found.about["subset"]:
+        said.append("a subset of the clips")
     if not _is_last(found):
         said.append("one fold fewer to learn from: it chooses the epoch")
     suffixes = {Path(file).suffix for file in found.predictions["file"]}
@@ -150,6 +157,14 @@ def _row(found: CrossValidation) -> tuple:
         what_differs(found),
         round(found.runs["minutes"].sum()),
     )
+
+
+def _refuse_to_lose_runs(path: Path, found: CrossValidation) -> None:
+    if path.is_file():
+        earlier = {(run["fold"], run["seed"]) for run in json.loads(path.read_text())["runs"]}
+        lost = sorted(earlier - {(run.fold, run.seed) for run in found.runs.itertuples()})
+        if lost:
+            raise ValueError(f"{path} is kept: it has runs that these results lack (fold and seed {lost})")
 
 
 def _packed(table: bytes) -> bytes:

@@ -18,6 +18,7 @@ The last epoch is the result of a run. The checkpoint that did best on the evalu
 Runs of esc-learner are read too (`esc_lib.esclearner`), but not written.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -114,9 +115,15 @@ class Run:
 
         Args:
             which: as for `checkpoint`.
+
+        Raises:
+            ValueError: no such checkpoint, or `temperatures.json` is damaged.
         """
-        known = self._temperatures().get(self.checkpoint(which)["name"])
-        return known["temperature"] if known else 1.0
+        entry = self._temperatures().get(self.checkpoint(which)["name"], {"temperature": 1.0})
+        value = entry.get("temperature") if isinstance(entry, dict) else None
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ValueError(f"{self.path / 'temperatures.json'} holds {entry!r}: delete it and calibrate again")
+        return float(value)
 
     def save_temperature(self, which: str, temperature: float, fitted_on: str, clips: int) -> None:
         """Writes down a checkpoint's temperature, and from what it was found."""

@@ -22,22 +22,34 @@ def wilson_interval(correct: int, clips: int, confidence: float = 0.95) -> tuple
     return interval.low, interval.high
 
 
-def bootstrap_interval(right: np.ndarray, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Interval of a mean over clips by drawing the clips anew, 9,999 times, and taking percentiles.
+def bootstrap_interval(
+    right: np.ndarray, recording: np.ndarray | None = None, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of a mean over clips by drawing recordings anew, 9,999 times, and taking percentiles.
+
+    Clips that were cut from one recording sound alike and are right or wrong together, so that they are drawn together.
 
     Args:
         right: of each clip, whether it was right; or of several seeds, in what share of them.
+        recording: of each clip, what it was cut from; if not given, each is a recording of its own.
         confidence: share of the draws that the interval holds.
         seed: of the draws.
 
     Shape:
-        right: `(clips,)`
+        right, recording: `(clips,)`
 
     Raises:
-        ValueError: fewer than two clips.
+        ValueError: fewer than two recordings.
     """
+    right = pd.Series(np.asarray(right, float))
+    of = right.groupby(np.arange(len(right)) if recording is None else np.asarray(recording))
     found = bootstrap(
-        (np.asarray(right, float),), np.mean, confidence_level=confidence, method="percentile", rng=seed
+        (of.sum().to_numpy(), of.size().to_numpy()),
+        lambda right, clips, axis: right.sum(axis=axis) / clips.sum(axis=axis),
+        paired=True,
+        confidence_level=confidence,
+        method="percentile",
+        rng=seed,
     ).confidence_interval
     return float(found.low), float(found.high)
 

@@ -40,6 +40,19 @@ def test_a_temperature_belongs_to_its_checkpoint(run):
     assert run.temperature("epoch-0003") == 1
 
 
+@pytest.mark.parametrize("entry", [3, {}, {"temperature": 0}, {"temperature": -1}, {"temperature": "2"}])
+def test_a_damaged_temperature_is_refused(run, entry):
+    (run.path / "temperatures.json").write_text(json.dumps({run.checkpoint()["name"]: entry}))
+    with pytest.raises(ValueError, match="temperatures.json.*calibrate again"):
+        load_run(run.path).temperature()
+
+
+def test_what_was_learned_from_is_not_calibrated_on(run):
+    predictions = evaluate(run.path, device="cpu").predictions.assign(fold=1)
+    with pytest.raises(ValueError, match=r"learned from fold\(s\) \[1\]"):
+        calibrate(run, predictions, "fold 1")
+
+
 def test_predictions_of_a_recording_are_calibrated(run, tmp_path):
     wave = np.sin(2 * np.pi * 124 * np.arange(600) / tiny.RATE)
     soundfile.write(tmp_path / "tone.wav", wave, tiny.RATE)

@@ -138,6 +138,24 @@ def test_a_fold_that_is_not_there_is_refused(data_dir):
         cross_validate(settings(), folds=[6], data_dir=data_dir)
 
 
+def test_too_little_to_validate_on_is_refused(tmp_path, monkeypatch):
+    tiny.register(monkeypatch)
+    data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2), per_class=1))
+    for wrong in (dict(validation=True), dict(seeds=())):
+        with pytest.raises(ValueError, match=r"seeds is .* folds are \[1, 2\].*too few"):
+            cross_validate(settings(), data_dir=data, save_dir=tmp_path / "runs", **wrong)
+
+
+def test_results_on_other_recordings_are_not_taken_for_these(tmp_path, monkeypatch):
+    tiny.register(monkeypatch)
+    part = tiny.write_set(tmp_path / "part", tiny.tones((1, 2), per_class=1), subset=True)
+    whole = tiny.write_set(tmp_path / "whole", tiny.tones((1, 2), per_class=2), subset=False)
+    where = dict(save_dir=tmp_path / "runs", device="cpu")
+    cross_validate(settings(), data_dir=part, **where)
+    with pytest.raises(ValueError, match="other recordings than now.*save_dir"):
+        cross_validate(settings(), data_dir=whole, **where)
+
+
 def test_of_a_subset_the_folds_that_are_there_are_learned_from(tmp_path, monkeypatch):
     tiny.register(monkeypatch)
     data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2, 4), per_class=1), subset=True)
@@ -153,7 +171,16 @@ def test_statistics_of_known_answers(monkeypatch, tmp_path):
     a, b = get_dataset("synthetic").classes[:2]
     predicted = {0: [a, b, a, b], 1: [a, b, b, a]}
     predictions = pd.concat(
-        pd.DataFrame({"fold": 1, "seed": seed, "file": list("wxyz"), "true": [a, a, a, a], "predicted": of})
+        pd.DataFrame(
+            {
+                "fold": 1,
+                "seed": seed,
+                "file": list("wxyz"),
+                "source": [1, 2, 2, 3],
+                "true": [a, a, a, a],
+                "predicted": of,
+            }
+        )
         for seed, of in predicted.items()
     )
     runs = pd.DataFrame({"fold": [1, 1], "seed": [0, 1], "accuracy": [0.5, 0.5]})
@@ -161,7 +188,7 @@ def test_statistics_of_known_answers(monkeypatch, tmp_path):
     assert found.right().to_dict() == {"w": 1.0, "x": 0.0, "y": 0.5, "z": 0.5}
     summary = found.summary()
     assert summary["mean of runs"] == summary["pooled"] == 0.5 and summary["deviation of runs"] == 0
-    assert summary["clips"] == 4 and summary["runs"] == 2
+    assert (summary["clips"], summary["recordings"], summary["runs"]) == (4, 3, 2)
     assert 0 <= summary["95 % from"] < 0.5 < summary["95 % to"] <= 1
     assert found.confusion().loc[a, [a, b]].tolist() == [4, 4]
     assert found.per_class().loc[a, "recall"] == 0.5

@@ -100,7 +100,14 @@ def test_predictions_have_a_row_per_clip_and_a_probability_per_class(found):
     assert set(table["fold"]) == {3}
     assert table["true"].tolist() == [ESC10_CLASSES[i] for i in TARGETS]
     assert table["predicted"].tolist() == [ESC10_CLASSES[i] for i in SAID]
-    assert list(table.columns) == ["file", "fold", "true", "predicted", *(f"p_{name}" for name in ESC10_CLASSES)]
+    assert list(table.columns) == [
+        "file",
+        "fold",
+        "source",
+        "true",
+        "predicted",
+        *(f"p_{name}" for name in ESC10_CLASSES),
+    ]
     probabilities = table.filter(like="p_").filter(regex="^p_").to_numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     top = np.exp(2) / (np.exp(2) + 9)

@@ -70,6 +70,21 @@ def test_everything_can_be_computed_again_from_a_record(found):
         again.predictions.filter(like="p_"), found.predictions.filter(like="p_"), rtol=0, atol=6e-5
     )
     pd.testing.assert_series_equal(again.summary(), found.summary())
+    pd.testing.assert_frame_equal(again.calibration(), found.calibration(), rtol=1e-3)
+
+
+def test_a_true_class_that_was_thought_impossible_is_recorded_as_such(found):
+    column = f"p_{found.predictions['true'][0]}"
+    found.predictions.loc[0, column] = 1.2345e-7
+    assert recorded(save_record(found).stem).predictions.loc[0, column] == pytest.approx(1.2345e-7, rel=1e-3)
+
+
+def test_a_smaller_cross_validation_does_not_replace_a_larger_one(found):
+    path = save_record(found)
+    less = records_module.CrossValidation(**{**vars(found), "runs": found.runs[:3]})
+    with pytest.raises(ValueError, match=r"is kept.*\(1, 1\)"):
+        save_record(less)
+    assert len(recorded(path.stem).runs) == 6
 
 
 def test_a_record_says_what_was_done(found):
@@ -86,6 +101,7 @@ def test_a_record_says_what_was_done(found):
 def test_the_same_cross_validation_gives_the_same_files(found):
     path = save_record(found)
     first = path.read_bytes(), path.with_suffix(".csv.gz").read_bytes()
+    assert first[1][4:8] == bytes(4), "gzip's time"
     assert save_record(found) == path
     assert (path.read_bytes(), path.with_suffix(".csv.gz").read_bytes()) == first
 
@@ -118,7 +134,7 @@ def test_what_differs_is_said(found):
     assert text.startswith("2 epochs, not 3; ")
     for part in ("batch_size 11, not 8", "learning_rate 0.002, not 0.001", "crop_samples 400, not 32000"):
         assert part in text
-    assert "folds 2 3 alone" in text and "sample_rate" not in text and "Ogg" not in text
+    assert "folds 1 2 3 alone" in text and "sample_rate" not in text and "Ogg" not in text
     ogg = found.predictions.assign(file=found.predictions["file"].str.replace(".wav", ".ogg"))
     assert "Ogg Vorbis" in what_differs(records_module.CrossValidation(*[*vars(found).values()][:-1], ogg))
 
@@ -159,6 +175,11 @@ class TestCommitted:
         assert "/" not in config.start_from
         assert all(sitting["device"] and len(sitting["commit"]) == 40 for sitting in record["sittings"])
         assert all(run["minutes"] > 0 for run in record["runs"])
+
+
+def test_the_papers_number_stands_beside_ours():
+    rows = measured("m5").set_index("data set")
+    assert rows.loc["urbansound8k", "published"] == "63.4" and rows.loc["esc10", "published"] == ""
 
 
 def test_there_are_records():

@@ -50,6 +50,15 @@ def test_bootstrap_of_shares_is_narrower_than_of_single_runs():
     assert low < 0.75 < high and high - low == pytest.approx(2 * 1.96 * 0.25 / 20, rel=0.1)
 
 
+def test_clips_of_one_recording_count_as_one():
+    """Four copies of each clip tell nothing new; whoever takes them for clips of their own gets half the width."""
+    right = np.random.default_rng(0).random(100) < 0.7
+    once = bootstrap_interval(right)
+    assert bootstrap_interval(right.repeat(4), np.arange(100).repeat(4)) == pytest.approx(once, abs=0.01)
+    low, high = bootstrap_interval(right.repeat(4))
+    assert high - low == pytest.approx((once[1] - once[0]) / 2, rel=0.15)
+
+
 def test_mcnemar_is_a_fair_coin():
     # 1 and 9 disagreements: 2 (C(10, 0) + C(10, 1)) / 2^10.
     right_a = np.array([True] * 50 + [True] + [False] * 9)
