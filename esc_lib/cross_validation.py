@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ from esc_lib.datasets import data_folder, get_dataset, prepared_folder
 from esc_lib.device import say_if_no_gpu
 from esc_lib.evaluate import as_arrays, confusion, evaluate, scores
 from esc_lib.runs import load_run, make_run_folder, runs_folder
-from esc_lib.statistics import bootstrap_interval, calibration_error, with_temperature
+from esc_lib.statistics import bootstrap_interval, calibration_error, wilson_interval, with_temperature
 from esc_lib.train import train
 
 # joblib's own ways to run jobs; any other is a cluster's.
@@ -76,6 +75,14 @@ class CrossValidation:
                 "recordings": source.nunique(),
             },
             name="accuracy",
+        )
+
+    def per_run(self) -> pd.DataFrame:
+        """`runs`, and of each accuracy Wilson's 95 % interval: what it may be on other clips of the same kind."""
+        counts = zip(self.runs["correct"], self.runs["clips"], strict=True)
+        intervals = [wilson_interval(correct, clips) for correct, clips in counts]
+        return self.runs.assign(
+            **{"95 % from": [low for low, _ in intervals], "95 % to": [high for _, high in intervals]}
         )
 
     def right(self) -> pd.Series:
@@ -155,8 +162,11 @@ def cross_validate(
 
     Raises:
         FileNotFoundError: the data has not been prepared.
-        ValueError: a fold that the prepared set does not have, or a cluster of one worker; or what `train` raises.
+        ValueError: precision "auto", no seeds, too few folds, a fold that the prepared set does not have, results on
+            other recordings, or a cluster of one worker; or what `train` raises.
     """
+    if config.precision == "auto":
+        raise ValueError("precision is 'auto', which each run would settle by itself: name one")
     prepared = prepared_folder(config.dataset, config.sample_rate, data_dir)
     about = read_about(prepared)
     table = read_clip_table(prepared / "clips.csv")
@@ -165,14 +175,18 @@ def cross_validate(
     if not tested or not set(tested) <= set(there):
         raise ValueError(f"folds is {tested}: expected some of {there}, which {config.dataset} holds as prepared")
     if len(there) < 2 + validation or not seeds:
-        raise ValueError(f"seeds is {list(seeds)} and folds are {there}: too few to learn from one and test on another")
+        raise ValueError(
+            f"seeds is {list(seeds)} and folds are {there}: too few; give at least one seed, and a fold to learn from, "
+            "one to test on and one more to validate on"
+        )
     configs = {(fold, seed): _fold_config(config, there, fold, seed, validation) for seed in seeds for fold in tested}
     path = runs_folder(save_dir) / _name(config, validation)
-    jobs = _jobs(configs, path, data_folder(data_dir), device, n_jobs)
+    todo = {job: of for job, of in configs.items() if not _result_file(of, job[0], path / run_name(*job)).is_file()}
+    jobs = _jobs(todo, path, data_folder(data_dir), device, n_jobs)
     # One by one: joblib would tie jobs together if the first are short, as those are that were done before. And all at
     # once: workers that come later find jobs to do.
     done = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(jobs)
-    for _ in tqdm(done, total=len(jobs), desc=path.name, unit="run"):
+    for _ in tqdm(done, total=len(configs), initial=len(configs) - len(todo), desc=path.name, unit="run"):
         pass
     return _read(path, configs, about["subset"], about["source"]["sha256"])
 
@@ -187,7 +201,7 @@ def _jobs(
             "the cluster has one worker with one thread, and joblib would rather train on this machine: "
             "wait for more with client.wait_for_workers(2), or give the worker two threads"
         )
-    threads = max(1, (os.cpu_count() or 1) // n_jobs) if here and n_jobs > 1 else None
+    threads = max(1, cpu_count() // n_jobs) if here and n_jobs > 1 else None
     places = [device]
     if here and device == "auto":
         say_if_no_gpu(device)
@@ -214,6 +228,7 @@ def run_name(fold: int, seed: int) -> str:
 def _name(config: TrainConfig, validation: bool) -> str:
     """A name that the same settings always get, whatever their folds and seed."""
     shared = {k: v for k, v in config.to_dict().items() if k not in ("train_folds", "eval_folds", "seed")}
+    shared["start_from"] = Path(config.start_from).name  # the same wherever it lies
     digest = hashlib.sha256(json.dumps([shared, validation], sort_keys=True).encode()).hexdigest()
     return f"cv-{config.architecture}-{config.dataset}-{digest[:8]}"
 

@@ -39,7 +39,8 @@ def predict(
 
     The recording is treated as the clips of a test are: mixed to mono, resampled, trimmed if the run trims, cut into as
     many windows, whose probabilities are averaged. A longer one is cut into more, at most half a window apart. If the
-    run has a temperature (`esc_lib.calibrate`), the probabilities are calibrated.
+    run has a temperature (`esc_lib.calibrate`), it is applied: to the mean, as it was found, and to each window, of
+    which it promises less.
 
     Args:
         run: a run, or its directory.

@@ -39,7 +39,7 @@ def published(*networks: str) -> pd.DataFrame:
 def measured(*networks: str) -> pd.DataFrame:
     """What this repository's recorded cross-validations of some networks, or of all, reached: a row each.
 
-    Accuracies in percent: mean and standard deviation over the runs, 95 % interval over the clips, and the paper's.
+    Accuracies in percent: mean and deviation over the runs, 95 % interval over the recordings, and the paper's.
     """
     found = [recorded(path.stem) for path in sorted(RESULTS.glob("*.json"))]
     rows = [_row(one) for one in found if not networks or one.config.architecture in networks]
@@ -59,7 +59,7 @@ def save_record(found: CrossValidation, results_dir: Path | None = None) -> Path
         the JSON file.
 
     Raises:
-        ValueError: there is a record of the same settings already, with runs that this has not.
+        ValueError: there is a record of the same settings already, of other recordings or with runs that this has not.
     """
     folder = results_dir or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +120,7 @@ def what_differs(found: CrossValidation) -> str:
     ways = {name: True for name in ("between_class", "strong_augmentation") if getattr(config, name)}
     own, papers = config.to_dict(), recipe(config.architecture, config.dataset, **ways).to_dict()
     said = [f"{config.epochs} epochs, not {papers['epochs']}"] if config.epochs != papers["epochs"] else []
+    said += [f"phase 1 is {config.start_from}"] if config.start_from else []
     said += [
         f"{key} {own[key]}, not {papers[key]}" for key in own if key not in NOT_COMPARED and own[key] != papers[key]
     ]
@@ -129,7 +130,7 @@ def what_differs(found: CrossValidation) -> str:
     elif found.about["subset"]:
         said.append("a subset of the clips")
     if not _is_last(found):
-        said.append("one fold fewer to learn from: it chooses the epoch")
+        said.append(f"one fold fewer to learn from: it chooses among epochs {config.eval_every} apart")
     suffixes = {Path(file).suffix for file in found.predictions["file"]}
     return "; ".join(said + [CODECS[suffix] for suffix in sorted(suffixes & set(CODECS))])
 
@@ -161,7 +162,10 @@ def _row(found: CrossValidation) -> tuple:
 
 def _refuse_to_lose_runs(path: Path, found: CrossValidation) -> None:
     if path.is_file():
-        earlier = {(run["fold"], run["seed"]) for run in json.loads(path.read_text())["runs"]}
+        record = json.loads(path.read_text())
+        if record["data"] != found.about:
+            raise ValueError(f"{path} is kept: it is of other recordings; delete it first, or give another results_dir")
+        earlier = {(run["fold"], run["seed"]) for run in record["runs"]}
         lost = sorted(earlier - {(run.fold, run.seed) for run in found.runs.itertuples()})
         if lost:
             raise ValueError(f"{path} is kept: it has runs that these results lack (fold and seed {lost})")

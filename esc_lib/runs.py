@@ -69,7 +69,8 @@ class Run:
         """Name, epoch and accuracy of a checkpoint.
 
         Args:
-            which: "last" (latest epoch), "best" (best on the evaluation folds) or a checkpoint's name.
+            which: "last" (latest epoch), "best" (best on the evaluation folds; the latest if there are none) or a
+                checkpoint's name.
 
         Raises:
             ValueError: there is none, or none of that name.

@@ -57,6 +57,7 @@ def bootstrap_interval(
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
     """Probability that two equally good models differ as much as these two, on the same clips (exact, two-sided).
 
+    It takes the clips for independent: where many were cut from one recording, the probability comes out too small.
     Only the clips count on which one is right and the other is wrong; if none is better, each is as likely.
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
     Psychometrika 12, 1947.

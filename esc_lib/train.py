@@ -151,11 +151,11 @@ def _refuse_other_phase_1(config: TrainConfig, first: TrainConfig) -> None:
     for name, expected in (("architecture", "wavemsnet"), ("dataset", config.dataset)):
         if getattr(first, name) != expected:
             raise ValueError(f"start_from {config.start_from}: its {name} is {getattr(first, name)}, not {expected}")
-    seen = sorted(set(first.train_folds) & set(config.eval_folds))
+    seen = sorted(set(first.train_folds) - set(config.train_folds))
     if seen:
         raise ValueError(
-            f"start_from {config.start_from}: it has learned from fold(s) {seen}, which are tested here: "
-            "start from a run with the same eval_folds"
+            f"start_from {config.start_from}: it has learned from fold(s) {seen}, which are not learned from here: "
+            "start from a run with the same folds"
         )
 
 

@@ -133,6 +133,24 @@ def test_phase_2_starts_from_phase_1_of_the_same_fold_and_seed(tmp_path, monkeyp
     }
 
 
+def test_gpus_are_dealt_out_to_what_is_left_to_do(data_dir, monkeypatch):
+    found = cross_validate(settings(), data_dir=data_dir, device="cpu")
+    for fold in (2, 4):
+        (found.path / f"fold-{fold}-seed-0" / "eval" / "result.json").unlink()
+    devices = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(MODULE, "_job", lambda *args: devices.append((args[1], args[4])))
+    monkeypatch.setattr(MODULE, "_read", lambda *args: None)
+    cross_validate(settings(), data_dir=data_dir)
+    assert devices == [(2, "cuda:0"), (4, "cuda:1")]
+
+
+def test_a_precision_that_each_run_would_settle_is_refused(data_dir):
+    with pytest.raises(ValueError, match="name one"):
+        cross_validate(settings(precision="auto"), data_dir=data_dir, device="cpu")
+
+
 def test_a_fold_that_is_not_there_is_refused(data_dir):
     with pytest.raises(ValueError, match=r"folds is \[6\].*\[1, 2, 3, 4, 5\].*synthetic"):
         cross_validate(settings(), folds=[6], data_dir=data_dir)
@@ -185,6 +203,8 @@ def test_statistics_of_known_answers(monkeypatch, tmp_path):
     )
     runs = pd.DataFrame({"fold": [1, 1], "seed": [0, 1], "accuracy": [0.5, 0.5]})
     found = CrossValidation(tmp_path, settings(), {}, runs, predictions.reset_index(drop=True))
+    of_runs = CrossValidation(tmp_path, settings(), {}, runs.assign(correct=60, clips=80), predictions).per_run()
+    assert of_runs[["95 % from", "95 % to"]].round(3).to_numpy().tolist() == [[0.645, 0.832]] * 2
     assert found.right().to_dict() == {"w": 1.0, "x": 0.0, "y": 0.5, "z": 0.5}
     summary = found.summary()
     assert summary["mean of runs"] == summary["pooled"] == 0.5 and summary["deviation of runs"] == 0

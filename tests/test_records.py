@@ -84,6 +84,9 @@ def test_a_smaller_cross_validation_does_not_replace_a_larger_one(found):
     less = records_module.CrossValidation(**{**vars(found), "runs": found.runs[:3]})
     with pytest.raises(ValueError, match=r"is kept.*\(1, 1\)"):
         save_record(less)
+    other = records_module.CrossValidation(**{**vars(found), "about": {**found.about, "subset": False}})
+    with pytest.raises(ValueError, match="is kept: it is of other recordings"):
+        save_record(other)
     assert len(recorded(path.stem).runs) == 6
 
 
