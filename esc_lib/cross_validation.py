@@ -239,10 +239,9 @@ def _job(config: TrainConfig, fold: int, run_dir: Path, data_dir: Path, device: 
     A worker that was given up as lost may still be at work in the run directory: whoever is to do its job again waits,
     and then finds it done or goes on with it. Trainings in threads of one process would share PyTorch's random numbers.
     """
-    if not _result_file(config, fold, run_dir).is_file():
-        lock = FileLock(make_run_folder(config, run_dir.parent, run_dir) / ".job")
-        with lock.acquire(poll_interval=1), _turn:
-            _train_and_test(config, fold, run_dir, data_dir, device, threads)
+    lock = FileLock(make_run_folder(config, run_dir.parent, run_dir) / ".job")
+    with lock.acquire(poll_interval=1), _turn:
+        _train_and_test(config, fold, run_dir, data_dir, device, threads)
 
 
 def _train_and_test(

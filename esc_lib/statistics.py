@@ -12,6 +12,7 @@ BINS = 10
 def wilson_interval(correct: int, clips: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of the accuracy of one run: what it may be on other clips of the same kind.
 
+    It takes the clips for independent: where many were cut from one recording, it comes out too narrow.
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
 
     >>> low, high = wilson_interval(60, 80)
