@@ -5,6 +5,7 @@ such shapes, and PyTorch's gradients of the weights reach a seventh to a half of
 in other precisions than float32 and bfloat16 and in compiled networks, PyTorch's are used as they are.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 ROWS, SHORTEST = 32, 300  # more rows, or shorter ones, are not faster
+AT_ONCE = 2**20  # values of a map
 
 
 class Conv2d(nn.Conv2d):
@@ -34,19 +36,21 @@ class Conv2d(nn.Conv2d):
     ):
         super().__init__(n_in, n_out, kernel, stride, padding, bias=bias)
 
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, bias_moves: bool = True) -> Tensor:
         if not torch.is_grad_enabled() or not _is_for_us(x):
             return super()._conv_forward(x, weight, bias)
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        x, weight, bias = _autocast(x, weight, bias)
         step = self.stride[1]
         long = x.shape[1] > 1 and x.shape[2] == 1 and self.padding == (0, 0)
         if long and step > 1 and x.shape[3] % step == weight.shape[3] % step == 0:
             # Samples that are passed in one step become channels: the same sums, without a stride.
             x, weight = _without_stride(x, step), _without_stride(weight, step)
-            return _Convolution.apply(x, weight, bias, (1, 1), self.padding)
-        return _Convolution.apply(x, weight, bias, self.stride, self.padding)
+            return _Convolution.apply(x, weight, bias, (1, 1), self.padding, bias_moves)
+        return _Convolution.apply(x, weight, bias, self.stride, self.padding, bias_moves)
+
+    def before_norm(self, x: Tensor) -> Tensor:
+        """The same, if a batch norm in training follows: it takes the bias off again, whose gradient is then zero."""
+        return self._conv_forward(x, self.weight, self.bias, bias_moves=False)
 
 
 def conv_and_norm(x: Tensor, conv: Conv2d, norm: nn.BatchNorm2d) -> Tensor:
@@ -65,10 +69,11 @@ def conv_and_norm(x: Tensor, conv: Conv2d, norm: nn.BatchNorm2d) -> Tensor:
         offset = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
         weight = conv.weight * slope[:, None, None, None]
         return F.conv2d(x, weight, norm.bias + offset * slope, conv.stride, conv.padding)
-    waveform = x.shape[1] == x.shape[2] == 1 and not x.requires_grad and conv.kernel_size[1] < conv.out_channels
-    if not (waveform and norm.training and _is_for_us(x)) or torch.is_autocast_enabled("cpu"):
-        return norm(conv(x))
-    return _FiltersAndNorm.apply(x, conv.weight, conv.bias, norm.weight, norm.bias, norm, conv.stride, conv.padding)
+    waveform = x.shape[1] == x.shape[2] == 1 and not x.requires_grad and conv.kernel_size[1] <= 16
+    if not (waveform and norm.training and _is_for_us(x)):
+        return norm(conv.before_norm(x) if norm.training else conv(x))
+    filters = _autocast(x, conv.weight, conv.bias)
+    return _FiltersAndNorm.apply(*filters, norm.weight, norm.bias, norm, conv.stride, conv.padding)
 
 
 def norm_and_pool(x: Tensor, norm: nn.BatchNorm2d, pool: tuple[int, int], ceil_mode: bool = False) -> Tensor:
@@ -83,7 +88,7 @@ def norm_and_pool(x: Tensor, norm: nn.BatchNorm2d, pool: tuple[int, int], ceil_m
     """
     if not norm.training or not _is_for_us(x):
         return F.max_pool2d(norm(x), pool, ceil_mode=ceil_mode)
-    return _NormAndPool.apply(x, norm.weight, norm.bias, *_statistics(x, norm), pool, ceil_mode)
+    return _NormAndPool.apply(x, norm.weight, norm.bias, *_statistics(x, norm), norm.eps, pool, ceil_mode)
 
 
 _state = {"plain": False}
@@ -105,11 +110,36 @@ def _is_for_us(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and not torch.compiler.is_compiling()
 
 
+def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in the numbers that autocast asks for, if it is on."""
+    if not torch.is_autocast_enabled("cpu"):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype("cpu")
+    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+
+
 def _statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / standard deviation of each channel, as batch norm takes them; it keeps its running ones too."""
+    """Mean and variance of each channel, as batch norm takes them; it keeps its running ones too."""
+    rows = _wide_rows(x.detach())
+    n, width = x.numel() // x.shape[1], rows.shape[1]
+    # Several places side by side count as channels of their own; PyTorch is slow where few channels, or odd ones, are.
+    means, variances = torch.batch_norm_update_stats(
+        rows[None, None].permute(0, 3, 1, 2), rows.new_zeros(width, dtype=torch.float32), torch.ones(width), 0.0
+    )
+    means, variances = means.view(-1, x.shape[1]), variances.view(-1, x.shape[1])
+    mean = means.mean(dim=0)
+    var = (variances + (means - mean) ** 2).mean(dim=0)
     norm.num_batches_tracked.add_(1)
-    mean, var = torch.batch_norm_update_stats(x.detach(), norm.running_mean, norm.running_var, norm.momentum)
-    return mean, (var + norm.eps).rsqrt()
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
+    return mean, var
+
+
+def _wide_rows(x: Tensor) -> Tensor:
+    """A channels-last map as `(rows, k * channels)`, a view: k places of it are one row."""
+    places = x.permute(0, 2, 3, 1).flatten(0, 2)
+    k = next(k for k in (16, 8, 4, 2, 1) if len(places) % k == 0)
+    return places.view(-1, k * x.shape[1])
 
 
 def _without_stride(x: Tensor, step: int) -> Tensor:
@@ -119,9 +149,9 @@ def _without_stride(x: Tensor, step: int) -> Tensor:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding):
+    def forward(ctx, x, weight, bias, stride, padding, bias_moves):
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
+        ctx.stride, ctx.padding, ctx.bias_moves = stride, padding, bias_moves
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
@@ -135,8 +165,9 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_weight = _gradient_of_weight(grad, x, weight, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[2]:
-            of_bias = grad.sum(dim=(0, 2, 3))  # PyTorch's own, of one-channel waveforms, takes longer than all the rest
-        return of_x, of_weight, of_bias, None, None
+            # PyTorch's own sum, of one-channel waveforms, takes longer than all the rest.
+            of_bias = grad.sum(dim=(0, 2, 3)) if ctx.bias_moves else grad.new_zeros(len(weight))
+        return of_x, of_weight, of_bias, None, None, None
 
 
 def _gradient_of_input(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
@@ -155,6 +186,8 @@ def _gradient_of_input(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, p
 
 
 def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
+    if x.shape[1] == x.shape[2] == 1 < stride[1]:
+        return _gradient_of_strided_filters(grad, x, weight, stride[1], padding[1])
     n = max(n for n in range(1, ROWS + 1) if n == 1 or grad.shape[3] % n == 0 and grad.shape[3] >= n * SHORTEST)
     if x.shape[1] > 1 and x.shape[2] == weight.shape[2] == 1 < n:
         # One long row becomes a picture of shorter ones that overlap by what the kernel needs.
@@ -164,6 +197,16 @@ def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, 
         )
         grad, padding = grad.unflatten(3, (n, length)).squeeze(2), (0, 0)
     return _backward(grad, x, weight, stride, padding, (False, True, False))[1]
+
+
+def _gradient_of_strided_filters(grad: Tensor, x: Tensor, weight: Tensor, step: int, padding: int) -> Tensor:
+    """For a waveform: its samples between two steps become channels, which the processor's lanes share among them."""
+    kernel = weight.shape[3]
+    taps = math.ceil(kernel / step)
+    length = step * (grad.shape[3] + taps - 1)  # with what is under the last filter, filled up to whole steps
+    x = _without_stride(F.pad(x, (padding, length - x.shape[3] - padding)), step)
+    of_taps = _backward(grad, x, weight.new_empty(len(weight), step, 1, taps), (1, 1), (0, 0), (False, True, False))[1]
+    return of_taps.permute(0, 2, 3, 1).flatten(2)[:, :, None, :kernel]
 
 
 def _overlapping_rows(x: Tensor, length: int, step: int) -> Tensor:
@@ -182,25 +225,31 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: t
 class _FiltersAndNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, scale, shift, norm, stride, padding):
-        y = F.conv2d(x, weight, bias, stride, padding)
-        mean, invstd = _statistics(y, norm)
+        y = F.conv2d(x, weight, bias, stride, padding).contiguous(memory_format=torch.channels_last)
+        mean, var = _statistics(y, norm)
+        invstd = (var + norm.eps).rsqrt()
         ctx.save_for_backward(x, weight, bias, scale, invstd)
         ctx.stride, ctx.padding = stride, padding
+        rows = _wide_rows(y)
         slope = scale * invstd
-        return torch.addcmul((shift - mean * slope)[:, None, None], y, slope[:, None, None], out=y)
+        offset = (shift - mean * slope).repeat(rows.shape[1] // len(slope))
+        slope = slope.repeat(rows.shape[1] // len(slope))
+        for some in rows.split(max(1, AT_ONCE // rows.shape[1])):
+            some.copy_(torch.addcmul(offset, some, slope))
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, weight, bias, scale, invstd = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        along = _backward(grad, x, weight, ctx.stride, ctx.padding, (False, True, False))[1]  # if nothing else moved
-        of_shift = grad.sum(dim=(0, 2, 3))
-        windows = F.pad(x, (ctx.padding[1], ctx.padding[1])).flatten(1).unfold(1, weight.shape[3], ctx.stride[1])
-        windows = windows.flatten(0, 1)  # (n, kernel)
-        average = windows.mean(dim=0)
-        centred = windows - average
-        covariance = centred.T @ centred / len(windows)
+        along, of_shift = weight.new_zeros(weight.shape, dtype=torch.float32), torch.zeros_like(scale)
+        at_once = _clips_at_once(grad)
+        for some, of_some in zip(x.split(at_once), grad.split(at_once), strict=True):  # if nothing else moved
+            along += _gradient_of_weight(of_some, some, weight, ctx.stride, ctx.padding)
+            of_shift += of_some.sum(dim=(0, 2, 3), dtype=torch.float32)
+        average, covariance = _moments_of_windows(x.float(), weight.shape[3], ctx.stride[1], ctx.padding[1], at_once)
+        weight = weight.float()
         filters, along = weight.flatten(1), along.flatten(1) - of_shift[:, None] * average  # (out, kernel)
         of_scale = invstd * (filters * along).sum(dim=1)
         moved = (of_scale * invstd)[:, None] * (filters @ covariance)
@@ -209,29 +258,50 @@ class _FiltersAndNorm(torch.autograd.Function):
         return None, of_weight, of_bias, of_scale, of_shift, None, None, None
 
 
+def _moments_of_windows(x: Tensor, kernel: int, stride: int, padding: int, at_once: int) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the samples under the filters, at all their places: `(kernel,)`, `(kernel, kernel)`."""
+    level = x.mean()  # taken off first, so that a recording with an offset loses no digits
+    n, total, products = 0, x.new_zeros(kernel), x.new_zeros(kernel, kernel)
+    for some in x.split(at_once):
+        windows = (F.pad(some, (padding, padding)) - level).flatten(1).unfold(1, kernel, stride).flatten(0, 1)
+        n += len(windows)
+        total += windows.new_ones(len(windows)) @ windows
+        products += windows.T @ windows
+    average = total / n
+    return average + level, products / n - torch.outer(average, average)
+
+
 class _NormAndPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, mean, scale, pool, ceil_mode):
+    def forward(ctx, x, weight, bias, mean, var, eps, pool, ceil_mode):
         x = x.contiguous(memory_format=torch.channels_last)
-        sign = torch.where(weight < 0, -1.0, 1.0).to(x.dtype)[:, None, None]
-        signed = x * sign if (weight < 0).any() else x
-        largest, index = F.max_pool2d(signed, pool, ceil_mode=ceil_mode, return_indices=True)
-        normal = (largest * sign - mean[:, None, None]) * scale[:, None, None]
-        ctx.save_for_backward(x, weight, mean, scale, normal, index)
-        return (normal * weight[:, None, None] + bias[:, None, None]).to(x.dtype)
+        sign = torch.where(weight < 0, -1.0, 1.0).to(x.dtype)[:, None, None] if (weight < 0).any() else None
+        largest, index = F.max_pool2d(x if sign is None else x * sign, pool, ceil_mode=ceil_mode, return_indices=True)
+        largest = largest if sign is None else largest * sign
+        ctx.save_for_backward(x, weight, mean, var, largest, index)
+        ctx.eps = eps
+        return F.batch_norm(largest, mean, var, weight, bias, eps=eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight, mean, scale, normal, index = ctx.saved_tensors
-        n = x.numel() // x.shape[1]
-        of_bias, of_weight = grad.sum(dim=(0, 2, 3)), (grad * normal).sum(dim=(0, 2, 3))
-        # S. Ioffe, C. Szegedy, "Batch Normalization", ICML 2015, section 3: every value moves mean and variance ...
-        slope = -weight * scale**2 * of_weight / n
-        offset = -weight * scale * of_bias / n - slope * mean
-        of_x = torch.addcmul(offset[:, None, None], x, slope[:, None, None])
-        # ... and the largest ones go on.
-        direct = grad * (weight * scale)[:, None, None]
-        rows = of_x.permute(0, 2, 3, 1).flatten(1, 2)
-        rows.scatter_add_(1, *(part.permute(0, 2, 3, 1).flatten(1, 2) for part in (index, direct)))
-        return of_x, of_weight, of_bias, None, None, None, None
+        x, weight, mean, var, largest, index = ctx.saved_tensors
+        # What it would be if mean and variance stood still ...
+        direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, largest, weight, mean, var, None, None, False, ctx.eps, (True, True, True)
+        )
+        # ... but every value moves them: S. Ioffe, C. Szegedy, "Batch Normalization", ICML 2015, section 3.
+        n, invstd = x.numel() // x.shape[1], (var + ctx.eps).rsqrt()
+        slope = -weight * invstd**2 * of_weight / n
+        offset = -weight * invstd * of_bias / n - slope * mean
+        of_x = torch.empty_like(x)
+        rows = [part.permute(0, 2, 3, 1).flatten(1, 2).split(_clips_at_once(x)) for part in (of_x, x, index, direct)]
+        for of_some, some, where, what in zip(*rows, strict=True):
+            moved = torch.addcmul(offset, some, slope)
+            of_some.copy_(moved.scatter_add_(1, where, what.to(moved.dtype)))
+        return of_x, of_weight, of_bias, None, None, None, None, None
+
+
+def _clips_at_once(x: Tensor) -> int:
+    """How many clips' maps to work on before the next ones: few, so that they stay in the processor's own memory."""
+    return max(torch.get_num_threads(), AT_ONCE * len(x) // x.numel())
