@@ -47,14 +47,15 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int, scale: Tensor |
     Shape:
         index, start: `(batch,)` int64; scale: `(batch,)` float64 -> `(batch, 1, length)` float32
     """
-    position = start[:, None] + torch.arange(length, device=start.device)  # (B, T)
-    inside = (position >= 0) & (position < scaled_frames(clips, index, scale)[:, None])
-    position = torch.where(inside, position, 0)
+    dtype = start.dtype if scale is None else scale.dtype  # converting every position takes longer than counting
+    position = start[:, None].to(dtype) + torch.arange(length, dtype=dtype, device=start.device)  # (B, T)
+    outside = (position < 0) | (position >= scaled_frames(clips, index, scale)[:, None])
+    position.masked_fill_(outside, 0)
     if scale is None:
-        samples = clips.samples[clips.offsets[index, None] + position]  # (B, T)
+        samples = clips.samples[position.add_(clips.offsets[index, None])].float()  # (B, T)
     else:
-        samples = _between_samples(clips, index, position / scale[:, None])
-    return (samples * inside / FULL_SCALE).unsqueeze(1)  # (B, T) -> (B, 1, T)
+        samples = _between_samples(clips, index, position.div_(scale[:, None]))
+    return samples.masked_fill_(outside, 0).div_(FULL_SCALE).unsqueeze(1)  # (B, T) -> (B, 1, T)
 
 
 def scaled_frames(clips: Clips, index: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -65,11 +66,12 @@ def scaled_frames(clips: Clips, index: Tensor, scale: Tensor | None = None) -> T
 
 def _between_samples(clips: Clips, index: Tensor, place: Tensor) -> Tensor:
     """Linear interpolation of each clip at its row of places, in samples after its begin: `(batch, T)` float32."""
-    before = place.long()
-    weight = (place - before).float()
+    whole = place.floor()
+    weight = (place - whole).float()
+    before = whole.long()
     after = torch.minimum(before + 1, clips.frames[index, None] - 1)
     offset = clips.offsets[index, None]
-    return torch.lerp(clips.samples[offset + before].float(), clips.samples[offset + after].float(), weight)
+    return torch.lerp(clips.samples[before.add_(offset)].float(), clips.samples[after.add_(offset)].float(), weight)
 
 
 def random_scales(n: int, generator: torch.Generator) -> Tensor:

@@ -41,6 +41,7 @@ WAYS = {
     "between-class": dict(between_class=True, strong_augmentation=True),
 }
 TESTED = 16  # clips, for the speed at test
+FILLING = 3  # steps until hardly any new memory is asked for
 COLUMNS = [
     "network", "batch", "precision", "clips/s", "clips/s, BC and strong", "of float32 matmul", "times the plain loop",
     "times, BC and strong", "test clips/s", "memory, GB",
@@ -176,12 +177,13 @@ def size_of(device: torch.device) -> int:
 def in_turns(ours: dict[str, Callable], others: dict[str, Callable], device: torch.device, repeats: int) -> dict:
     """Median seconds of each call; every round calls each once, and a first round is not counted.
 
-    Ours run as in `esc_lib.train`, in memory that is kept, and begin with a call that fills it.
+    Ours run as in `esc_lib.train`, in memory that is kept; a few calls fill it, as a training's first steps do.
     """
     rounds = []
     for _ in range(repeats + 1):
         with kept_memory():
-            next(iter(ours.values()))()
+            for _ in range(FILLING):
+                next(iter(ours.values()))()
             seconds = {name: seconds_of(call, device) for name, call in ours.items()}
         rounds.append(seconds | {name: seconds_of(call, device) for name, call in others.items()})
     return {name: statistics.median(seconds[name] for seconds in rounds[1:]) for name in rounds[0]}
