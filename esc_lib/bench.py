@@ -182,8 +182,8 @@ def in_turns(ours: dict[str, Callable], others: dict[str, Callable], device: tor
     rounds = []
     for _ in range(repeats + 1):
         with kept_memory():
-            for _ in range(FILLING):
-                next(iter(ours.values()))()
+            for call in FILLING * list(ours.values()):
+                call()
             seconds = {name: seconds_of(call, device) for name, call in ours.items()}
         rounds.append(seconds | {name: seconds_of(call, device) for name, call in others.items()})
     return {name: statistics.median(seconds[name] for seconds in rounds[1:]) for name in rounds[0]}
@@ -194,7 +194,7 @@ def speed_at_test(config: TrainConfig, clips: Clips) -> float:
     device = clips.samples.device
     model = build_model(config.architecture, len(clips.classes)).to(device, memory_format=torch.channels_last)
     some = clips.select(np.arange(min(TESTED, len(clips))))
-    return len(some) / min(seconds_of(lambda: tested_probabilities(model, some, config), device) for _ in range(2))
+    return len(some) / min(seconds_of(lambda: tested_probabilities(model, some, config), device) for _ in range(3))
 
 
 def gflop_per_clip(architecture: str, n_classes: int) -> float:

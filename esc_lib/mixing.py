@@ -80,8 +80,9 @@ def mix(x1: Tensor, x2: Tensor, ratio: Tensor, sample_rate: int) -> Tensor:
 
 def mixed_labels(target1: Tensor, target2: Tensor, ratio: Tensor, n_classes: int) -> Tensor:
     """What a mixture is: `ratio` of the first class, the rest of the second; `(batch, n_classes)`, rows sum to 1."""
-    first, second = F.one_hot(target1, n_classes), F.one_hot(target2, n_classes)
-    return ratio[:, None] * first + (1 - ratio[:, None]) * second
+    label = ratio.new_zeros(len(ratio), n_classes)
+    label.scatter_add_(1, target1[:, None], ratio[:, None])
+    return label.scatter_add_(1, target2[:, None], 1 - ratio[:, None])
 
 
 def random_pairs(targets: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from esc_lib.models import convolution
 from esc_lib.models.blocks import ConvNorm
 from esc_lib.models.convolution import Conv2d, conv_and_norm, norm_and_pool, plain_operations
 
@@ -261,6 +262,54 @@ def test_statistics_and_gradients_below_a_huge_low_frequency(periods):
     compare(found, expected, tolerance=2e-3)
     for name in ("norm.running_mean", "norm.running_var"):
         torch.testing.assert_close(found[name].double(), expected[name], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("clips", [1, 3, 5])
+@pytest.mark.parametrize("name", ["filters", "pool"])
+def test_clips_that_do_not_fit_together_come_one_after_the_other(name, clips, monkeypatch):
+    _, ours, ours_do, plain, plain_does, needs = case(name)
+    x = noise(clips, *CASES[name][0])
+    monkeypatch.setattr(convolution, "AT_ONCE", 1)
+    monkeypatch.setattr(convolution, "_clips_at_once", lambda x: 2)
+    found = results(ours_do, ours, leaf(x, needs_gradient=needs))
+    compare(found, results(plain_does, plain, leaf(x.double(), needs_gradient=needs)))
+
+
+def test_as_many_clips_at_once_as_there_are_threads_and_more_of_small_maps(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert convolution._clips_at_once(torch.empty(64, 128, 1, 8000, device="meta")) == 4
+    assert convolution._clips_at_once(torch.empty(64, 128, 1, 512, device="meta")) == 16
+
+
+@pytest.mark.parametrize("pool", [None, (1, 4)])
+def test_a_bias_before_a_batch_norm_has_a_gradient_of_zero(pool):
+    block = ConvNorm(Conv2d(4, 6, (1, 3)), nn.BatchNorm2d(6))
+    block(noise(2, 4, 1, 50), pool).square().sum().backward()
+    assert block[0].bias.grad is not None and not block[0].bias.grad.any()
+    assert block[0].weight.grad.abs().max() > 1e-3
+    block.eval()(noise(2, 4, 1, 50), pool).square().sum().backward()
+    assert block[0].bias.grad.all(), "where nothing takes it off it learns"
+
+
+@pytest.mark.parametrize("places", [1, 2, 6, 16, 31, 48])
+@pytest.mark.parametrize("channels", [1, 3, 40])
+def test_statistics_of_any_number_of_places_and_channels(channels, places):
+    x = 5 + noise(3, channels, 1, places)
+    norm, plain = nn.BatchNorm2d(channels, momentum=0.3), nn.BatchNorm2d(channels, momentum=0.3).double()
+    norm_and_pool(x, norm, (1, 1))
+    plain(x.double())
+    compare(dict(norm.named_buffers()), dict(plain.named_buffers()))
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 5, 10])
+@pytest.mark.parametrize("kernel", [9, 20])
+@pytest.mark.parametrize("padding", [0, 4, 7])
+@pytest.mark.parametrize("length", [100, 101, 107])
+def test_strided_filters_on_a_waveform(length, padding, kernel, step):
+    ours, plain = twins(1, 6, (1, kernel), (1, step), (0, padding), True)
+    x = noise(2, 1, 1, length)
+    expected = results(convolve, plain, leaf(x.double(), needs_gradient=False))
+    compare(results(convolve, ours, leaf(x, needs_gradient=False)), expected)
 
 
 @pytest.mark.parametrize("arrives", ["channels-last", "transposed", "expanded"])

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 ROWS, SHORTEST = 32, 300  # more rows, or shorter ones, are not faster
 AT_ONCE = 2**20  # values of a map
+SHORT = 16  # filters that are longer take longer to find their moments than batch norm takes
 
 
 class Conv2d(nn.Conv2d):
@@ -57,9 +58,9 @@ def conv_and_norm(x: Tensor, conv: Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """A convolution and its batch norm, in fewer passes over the map in two cases; hooks are not called then.
 
     At test the norm is a factor and an addend for each channel, which the convolution can do on its way. In training,
-    where the input is a waveform, nobody asks for the input's gradient, only the filters learn. And how they move mean
-    and variance follows from the mean and covariance of the windows that they are laid upon: a table of
-    `kernel x kernel` numbers.
+    where short filters are laid upon a waveform, nobody asks for the input's gradient, only the filters learn. And how
+    they move mean and variance follows from the mean and covariance of the windows that they are laid upon: a table
+    of `kernel x kernel` numbers.
 
     Shape:
         `(batch, in, H, T) -> (batch, out, H', T')`
@@ -69,7 +70,7 @@ def conv_and_norm(x: Tensor, conv: Conv2d, norm: nn.BatchNorm2d) -> Tensor:
         offset = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
         weight = conv.weight * slope[:, None, None, None]
         return F.conv2d(x, weight, norm.bias + offset * slope, conv.stride, conv.padding)
-    waveform = x.shape[1] == x.shape[2] == 1 and not x.requires_grad and conv.kernel_size[1] <= 16
+    waveform = x.shape[1] == x.shape[2] == 1 and not x.requires_grad and conv.kernel_size[1] <= SHORT
     if not (waveform and norm.training and _is_for_us(x)):
         return norm(conv.before_norm(x) if norm.training else conv(x))
     filters = _autocast(x, conv.weight, conv.bias)
@@ -88,6 +89,7 @@ def norm_and_pool(x: Tensor, norm: nn.BatchNorm2d, pool: tuple[int, int], ceil_m
     """
     if not norm.training or not _is_for_us(x):
         return F.max_pool2d(norm(x), pool, ceil_mode=ceil_mode)
+    x = x.contiguous(memory_format=torch.channels_last)
     return _NormAndPool.apply(x, norm.weight, norm.bias, *_statistics(x, norm), norm.eps, pool, ceil_mode)
 
 
@@ -119,7 +121,7 @@ def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, as batch norm takes them; it keeps its running ones too."""
+    """Mean and variance of each channel of a channels-last map, as batch norm takes them; it keeps its running ones."""
     rows = _wide_rows(x.detach())
     n, width = x.numel() // x.shape[1], rows.shape[1]
     # Several places side by side count as channels of their own; PyTorch is slow where few channels, or odd ones, are.
@@ -131,7 +133,7 @@ def _statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     var = (variances + (means - mean) ** 2).mean(dim=0)
     norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
+    norm.running_var.lerp_(var * (n / max(1, n - 1)), norm.momentum)
     return mean, var
 
 
@@ -274,7 +276,6 @@ def _moments_of_windows(x: Tensor, kernel: int, stride: int, padding: int, at_on
 class _NormAndPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, mean, var, eps, pool, ceil_mode):
-        x = x.contiguous(memory_format=torch.channels_last)
         sign = torch.where(weight < 0, -1.0, 1.0).to(x.dtype)[:, None, None] if (weight < 0).any() else None
         largest, index = F.max_pool2d(x if sign is None else x * sign, pool, ceil_mode=ceil_mode, return_indices=True)
         largest = largest if sign is None else largest * sign
