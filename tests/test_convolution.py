@@ -291,6 +291,14 @@ def test_a_bias_before_a_batch_norm_has_a_gradient_of_zero(pool):
     assert block[0].bias.grad.all(), "where nothing takes it off it learns"
 
 
+@pytest.mark.parametrize("pool", [None, (1, 4)])
+def test_a_hook_on_a_convolution_inside_a_network_is_called_in_training(pool):
+    block, seen = ConvNorm(Conv2d(4, 6, (1, 3)), nn.BatchNorm2d(6)), []
+    block[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    block(noise(2, 4, 1, 50), pool)
+    assert seen == [(2, 6, 1, 48)]
+
+
 @pytest.mark.parametrize("places", [1, 2, 6, 16, 31, 48])
 @pytest.mark.parametrize("channels", [1, 3, 40])
 def test_statistics_of_any_number_of_places_and_channels(channels, places):

@@ -26,7 +26,7 @@ class ConvNorm(nn.Sequential):
         if pool is None:
             return conv_and_norm(x, conv, norm)
         if norm.training:
-            return norm_and_pool(conv.before_norm(x), norm, pool, ceil_mode)
+            return norm_and_pool(conv(x, bias_moves=False), norm, pool, ceil_mode)
         return F.max_pool2d(conv_and_norm(x, conv, norm), pool, ceil_mode=ceil_mode)
 
 

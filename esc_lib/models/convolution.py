@@ -37,7 +37,11 @@ class Conv2d(nn.Conv2d):
     ):
         super().__init__(n_in, n_out, kernel, stride, padding, bias=bias)
 
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, bias_moves: bool = True) -> Tensor:
+    def forward(self, x: Tensor, bias_moves: bool = True) -> Tensor:
+        """`bias_moves` is False where a batch norm in training follows, which takes the bias off again."""
+        return self._conv_forward(x, self.weight, self.bias, bias_moves)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, bias_moves: bool) -> Tensor:
         if not torch.is_grad_enabled() or not _is_for_us(x):
             return super()._conv_forward(x, weight, bias)
         x, weight, bias = _autocast(x, weight, bias)
@@ -48,10 +52,6 @@ class Conv2d(nn.Conv2d):
             x, weight = _without_stride(x, step), _without_stride(weight, step)
             return _Convolution.apply(x, weight, bias, (1, 1), self.padding, bias_moves)
         return _Convolution.apply(x, weight, bias, self.stride, self.padding, bias_moves)
-
-    def before_norm(self, x: Tensor) -> Tensor:
-        """The same, if a batch norm in training follows: it takes the bias off again, whose gradient is then zero."""
-        return self._conv_forward(x, self.weight, self.bias, bias_moves=False)
 
 
 def conv_and_norm(x: Tensor, conv: Conv2d, norm: nn.BatchNorm2d) -> Tensor:
@@ -72,7 +72,7 @@ def conv_and_norm(x: Tensor, conv: Conv2d, norm: nn.BatchNorm2d) -> Tensor:
         return F.conv2d(x, weight, norm.bias + offset * slope, conv.stride, conv.padding)
     waveform = x.shape[1] == x.shape[2] == 1 and not x.requires_grad and conv.kernel_size[1] <= SHORT
     if not (waveform and norm.training and _is_for_us(x)):
-        return norm(conv.before_norm(x) if norm.training else conv(x))
+        return norm(conv(x, bias_moves=not norm.training))
     filters = _autocast(x, conv.weight, conv.bias)
     return _FiltersAndNorm.apply(*filters, norm.weight, norm.bias, norm, conv.stride, conv.padding)
 
@@ -233,9 +233,8 @@ class _FiltersAndNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias, scale, invstd)
         ctx.stride, ctx.padding = stride, padding
         rows = _wide_rows(y)
-        slope = scale * invstd
-        offset = (shift - mean * slope).repeat(rows.shape[1] // len(slope))
-        slope = slope.repeat(rows.shape[1] // len(slope))
+        places = rows.shape[1] // len(scale)
+        slope, offset = (scale * invstd).repeat(places), (shift - mean * scale * invstd).repeat(places)
         for some in rows.split(max(1, AT_ONCE // rows.shape[1])):
             some.copy_(torch.addcmul(offset, some, slope))
         return y
