@@ -47,14 +47,20 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int, scale: Tensor |
     Shape:
         index, start: `(batch,)` int64; scale: `(batch,)` float64 -> `(batch, 1, length)` float32
     """
-    dtype = start.dtype if scale is None else scale.dtype  # converting every position takes longer than counting
-    position = start[:, None].to(dtype) + torch.arange(length, dtype=dtype, device=start.device)  # (B, T)
-    outside = (position < 0) | (position >= scaled_frames(clips, index, scale)[:, None])
-    position.masked_fill_(outside, 0)
+    time = torch.arange(length, device=start.device)  # (T,)
+    first = clips.offsets[index, None]  # (B, 1)
+    last = first + clips.frames[index, None] - 1
     if scale is None:
-        samples = clips.samples[position.add_(clips.offsets[index, None])].float()  # (B, T)
+        samples = _samples_at((first + start[:, None] + time).clamp_(first, last), clips.samples)  # (B, T)
     else:
-        samples = _between_samples(clips, index, position.div_(scale[:, None]))
+        step = 1 / scale[:, None]
+        place = torch.addcmul(first + start[:, None] * step, step, time.double())  # (B, T)
+        # A hair before the very last sample at most, so that each place has a sample after it.
+        last = last.double().clamp(max=len(clips.samples) - 1 - 1e-6)
+        samples = _between_samples(place.clamp_(first.double(), last), clips.samples)
+    # With short integers: what is done to every single place is what takes the time here.
+    time, start, frames = time.int(), start[:, None].int(), scaled_frames(clips, index, scale)[:, None].int()
+    outside = (time < -start).logical_or_(time >= frames - start)
     return samples.masked_fill_(outside, 0).div_(FULL_SCALE).unsqueeze(1)  # (B, T) -> (B, 1, T)
 
 
@@ -64,14 +70,15 @@ def scaled_frames(clips: Clips, index: Tensor, scale: Tensor | None = None) -> T
     return frames if scale is None else (frames * scale).long()
 
 
-def _between_samples(clips: Clips, index: Tensor, place: Tensor) -> Tensor:
-    """Linear interpolation of each clip at its row of places, in samples after its begin: `(batch, T)` float32."""
-    whole = place.floor()
-    weight = (place - whole).float()
-    before = whole.long()
-    after = torch.minimum(before + 1, clips.frames[index, None] - 1)
-    offset = clips.offsets[index, None]
-    return torch.lerp(clips.samples[before.add_(offset)].float(), clips.samples[after.add_(offset)].float(), weight)
+def _samples_at(place: Tensor, samples: Tensor) -> Tensor:
+    """The samples at some places of the whole data set: `(batch, T)` int64 -> `(batch, T)` float32."""
+    return samples.expand(len(place), -1).gather(1, place).float()
+
+
+def _between_samples(place: Tensor, samples: Tensor) -> Tensor:
+    """Linear interpolation at some places of the whole data set: `(batch, T)` float64 -> `(batch, T)` float32."""
+    before = place.long()
+    return _samples_at(before, samples).lerp_(_samples_at(before, samples[1:]), place.frac_().float())
 
 
 def random_scales(n: int, generator: torch.Generator) -> Tensor:

@@ -30,11 +30,11 @@ from esc_lib.machine import hardware
 from esc_lib.models import ARCHITECTURES, build_model
 from esc_lib.models.convolution import plain_operations
 from esc_lib.plain_loop import plain_batches
-from esc_lib.precision import available, computing_in, fastest_precision, seconds_of
+from esc_lib.precision import available, computing_in, seconds_of
 from esc_lib.prepare import prepare
 from esc_lib.recipes import recipe
 from esc_lib.steps import new_optimizer, start_learning, train_step
-from esc_lib.train import load_split
+from esc_lib.train import fastest_to_train, load_split
 
 WAYS = {
     "standard": dict(between_class=False, strong_augmentation=False),
@@ -82,12 +82,11 @@ def measure(
     configs = {way: recipe(architecture, "esc10", **settings, **batch) for way, settings in WAYS.items()}
     configs = {way: replace(config, dataset=dataset, start_from="", freeze_epoch=0) for way, config in configs.items()}
     clips, test_clips = load_split(configs["standard"], data_dir, place)
-    steps = {way: our_step(config, clips) for way, config in configs.items()}
-    precision, _ = fastest_precision(steps["standard"], place)
+    precision, _ = fastest_to_train(configs["standard"], clips)
     configs = {way: replace(config, precision=precision) for way, config in configs.items()}
+    steps = {way: our_step(config, clips) for way, config in configs.items()}
     if compiled:
         steps["compiled"] = our_step(replace(configs["standard"], compile="on"), clips)
-    steps = {way: in_precision(step, precision, place) for way, step in steps.items()}
     with kept_memory():
         first = {way: seconds_of(step, place) for way, step in steps.items()}
         tested = speed_at_test(configs["standard"], test_clips)
@@ -122,7 +121,13 @@ def our_step(config: TrainConfig, clips: Clips) -> Callable[[], object]:
     optimizer = new_optimizer(config, model)
     learner = torch.compile(model) if config.compile == "on" else model
     shown = full_batches(lambda: batches(config, clips, generator), config.batch_size)
-    return lambda: train_step(config, learner, optimizer, *next(shown))
+
+    def step():
+        x, label = next(shown)
+        with computing_in(config.precision, device):
+            return train_step(config, learner, optimizer, x, label)
+
+    return step
 
 
 def plain_step(config: TrainConfig, clips: Clips) -> Callable[[], object]:
@@ -152,21 +157,16 @@ def full_batches(epoch: Callable[[], Iterator], size: int) -> Iterator[tuple[Ten
                 x, label = [], []
 
 
-def in_precision(step: Callable, precision: str, device: torch.device) -> Callable[[], object]:
-    """The same step, in a precision."""
-
-    def inside():
-        with computing_in(precision, device):
-            return step()
-
-    return inside
-
-
 def matmul(precision: str, device: torch.device) -> Callable[[], object]:
     """A product of two square matrices, the fastest thing that a processor does."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     matrix = torch.randn(size_of(device), size_of(device), device=device).to(dtype)
-    return in_precision(lambda: matrix @ matrix, precision, device)
+
+    def product():
+        with computing_in(precision, device):
+            return matrix @ matrix
+
+    return product
 
 
 def size_of(device: torch.device) -> int:

@@ -51,11 +51,10 @@ def loudness(x: Tensor, sample_rate: int) -> Tensor:
     """
     n_fft = 2 ** round(math.log2(sample_rate / 10))
     x = F.pad(x.squeeze(1), (0, max(0, n_fft - x.shape[2])))  # (B, T)
-    window = torch.hann_window(n_fft, device=x.device)
-    spectrum = torch.stft(x, n_fft, n_fft // 2, window=window, center=False, return_complex=True)  # (B, bins, frames)
+    frames = x.unfold(1, n_fft, n_fft // 2) * torch.hann_window(n_fft, device=x.device)  # (B, frames, n_fft)
     weight = 10 ** (a_weighting(torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=x.device)) / 10)
-    parts = torch.view_as_real(spectrum).transpose(1, 2).flatten(2)  # (B, frames, 2 x bins): real, imaginary, real, ...
-    power = parts.square() @ weight.float().repeat_interleave(2)  # (B, frames)
+    parts = torch.view_as_real(torch.fft.rfft(frames)).flatten(2)  # (B, frames, 2 x bins): real, imaginary, real, ...
+    power = parts.square_() @ weight.float().repeat_interleave(2)  # (B, frames)
     return 10 * power.amax(dim=1).clamp(min=10 ** (FLOOR_DB / 10)).log10()
 
 
@@ -75,7 +74,8 @@ def mix(x1: Tensor, x2: Tensor, ratio: Tensor, sample_rate: int) -> Tensor:
     # p = 1 / (1 + 10^((G1 - G2) / 20) (1 - r) / r), with numerator and denominator times r: so r may be zero.
     louder = 10 ** ((loudness(x1, sample_rate) - loudness(x2, sample_rate)) / 20)
     p = (ratio / (ratio + louder * (1 - ratio)))[:, None, None]
-    return (p * x1 + (1 - p) * x2) / (p**2 + (1 - p) ** 2).sqrt()
+    energy = (p**2 + (1 - p) ** 2).sqrt()
+    return torch.addcmul((1 - p) / energy * x2, p / energy, x1)
 
 
 def mixed_labels(target1: Tensor, target2: Tensor, ratio: Tensor, n_classes: int) -> Tensor:

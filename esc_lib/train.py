@@ -71,7 +71,6 @@ def train(
     if config.precision == "tf32" and place.type == "cpu":
         raise ValueError("precision tf32 is a matter of GPUs: use float32, bfloat16 or auto")
     torch.manual_seed(config.seed)
-    torch.backends.cudnn.deterministic = True
     model = _new_model(config, len(train_clips.classes))
     model.to(place, memory_format=torch.channels_last)  # convolutions on CPUs are about a third faster so
     say_if_no_gpu(device)
@@ -118,6 +117,14 @@ def _settled_precision(
     path = runs_folder(save_dir) / Path(run_dir or "").expanduser()
     if (path / "config.json").is_file():
         return load_run(path).config.precision
+    chosen, seconds = fastest_to_train(config, clips)
+    times = ", ".join(f"{precision} {1000 * of:.0f}" for precision, of in seconds.items())
+    tqdm.write(f"precision: {chosen} (milliseconds a step: {times})", file=sys.stderr)
+    return chosen
+
+
+def fastest_to_train(config: TrainConfig, clips: Clips) -> tuple[str, dict[str, float]]:
+    """`fastest_precision` in the first steps of a training, with a network of its own."""
     device = clips.samples.device
     generator = torch.Generator(device).manual_seed(config.seed)
     model = build_model(config.architecture, len(clips.classes)).to(device, memory_format=torch.channels_last)
@@ -125,10 +132,7 @@ def _settled_precision(
     optimizer = new_optimizer(config, model)
     batch = next(batches(config, clips, generator))
     with kept_memory():
-        chosen, seconds = fastest_precision(lambda: train_step(config, model, optimizer, *batch), device)
-    times = ", ".join(f"{precision} {1000 * of:.0f}" for precision, of in seconds.items())
-    tqdm.write(f"precision: {chosen} (milliseconds a step: {times})", file=sys.stderr)
-    return chosen
+        return fastest_precision(lambda: train_step(config, model, optimizer, *batch), device)
 
 
 def _new_model(config: TrainConfig, n_classes: int) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 
 import esc_lib.bench
 from esc_lib import load_clips
+from esc_lib.batches import batches
 from esc_lib.bench import WAYS, full_batches, gflop_per_clip, in_turns, main, measure, our_step, plain_step, table
 
 ROOT = Path(__file__).parents[1]
@@ -57,9 +58,30 @@ def test_steps_learn(data_dir, step_of, way):
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
+def test_steps_are_those_of_a_training(data_dir, monkeypatch):
+    """Batches in full accuracy, the rest as the settings say."""
+    seen = []
+    step_of_training = esc_lib.bench.train_step
+
+    def watched_batches(*of):
+        for batch in batches(*of):
+            seen.append(("batch", torch.is_autocast_enabled("cpu")))
+            yield batch
+
+    def watched_step(*of):
+        seen.append(("step", torch.is_autocast_enabled("cpu")))
+        return step_of_training(*of)
+
+    monkeypatch.setattr(esc_lib.bench, "batches", watched_batches)
+    monkeypatch.setattr(esc_lib.bench, "train_step", watched_step)
+    settings = tiny.config(batch_size=16, precision="bfloat16", **WAYS["between-class"])
+    our_step(settings, load_clips("synthetic", tiny.RATE, (1, 2), data_dir))()
+    assert seen == [("batch", False), ("step", True)]
+
+
 def test_what_is_measured(data_dir, monkeypatch):
     monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device: (call(), 2.0)[1])
-    monkeypatch.setattr(esc_lib.bench, "fastest_precision", lambda step, device: ("float32", {}))
+    monkeypatch.setattr(esc_lib.bench, "fastest_to_train", lambda config, clips: ("float32", {}))
     found = measure("tiny", batch_size=8, repeats=1, data_dir=data_dir, device="cpu")
     assert found["clips_per_second"] == found["plain_clips_per_second"] == {way: 4.0 for way in WAYS}
     assert found["batch_size"] == 8 and found["precision"] == "float32"

@@ -46,8 +46,10 @@ def test_what_computes_in_which_numbers(precision, dtype, setting):
     with computing_in(precision, CPU):
         assert made_in() == {dtype}
         assert {backend.fp32_precision for backend in BACKENDS} == {setting}
+        assert torch.backends.cudnn.deterministic
     assert made_in() == {torch.float32}
     assert [backend.fp32_precision for backend in BACKENDS] == before
+    assert not torch.backends.cudnn.deterministic
 
 
 def test_everything_is_as_before_after_an_error():
@@ -56,6 +58,7 @@ def test_everything_is_as_before_after_an_error():
         raise KeyError
     assert [backend.fp32_precision for backend in BACKENDS] == before
     assert not torch.is_autocast_enabled("cpu")
+    assert not torch.backends.cudnn.deterministic
 
 
 def test_tf32_is_a_matter_of_gpus():
