@@ -1,5 +1,7 @@
 """What a trained network says about whole clips: several crops of each, their probabilities averaged."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -33,16 +35,16 @@ def class_probabilities(
         `(clips, n_classes)` float32, rows sum to 1, on the CPU
     """
     start = even_starts(clips.frames, crop_samples, n_crops, pad)  # (clips, crops)
-    index = torch.arange(len(clips), device=start.device).repeat_interleave(n_crops)
-    of_crops, peak = crop_probabilities(model, clips, index, start.flatten(), crop_samples)
-    return mean_of_heard(of_crops.unflatten(0, start.shape), peak.unflatten(0, start.shape), min_peak).cpu()
+    heard = heard_crops(clips, start, crop_samples, min_peak)
+    index = heard.nonzero()[:, 0]
+    of_crops = crop_probabilities(model, clips, index, start[heard], crop_samples)
+    total = of_crops.new_zeros(len(clips), of_crops.shape[1]).index_add_(0, index.cpu(), of_crops)
+    return total / heard.sum(dim=1, keepdim=True).cpu()
 
 
 @torch.no_grad()
-def crop_probabilities(
-    model: nn.Module, clips: Clips, index: Tensor, start: Tensor, crop_samples: int
-) -> tuple[Tensor, Tensor]:
-    """Class probabilities and peak of some crops.
+def crop_probabilities(model: nn.Module, clips: Clips, index: Tensor, start: Tensor, crop_samples: int) -> Tensor:
+    """Class probabilities of some crops.
 
     Args:
         model: network; it is put in eval mode, and back into the mode it was in.
@@ -52,29 +54,34 @@ def crop_probabilities(
         crop_samples: length of the network's input, in samples.
 
     Shape:
-        index, start: `(crops,)` -> `(crops, n_classes)` float32 and `(crops,)`, on the clips' device
+        index, start: `(crops,)` -> `(crops, n_classes)` float32, on the CPU
     """
     was_training = model.training
     model.eval()
-    probabilities, peaks = [], []
-    for of, begin in zip(index.split(CROPS_AT_ONCE), start.split(CROPS_AT_ONCE), strict=True):
-        x = cut(clips, of, begin, crop_samples)
-        probabilities.append(model(x).float().softmax(dim=1))
-        peaks.append(x.abs().amax(dim=(1, 2)))
+    batches = _crops(clips, index, start, crop_samples)
+    probabilities = torch.cat([model(x).float().softmax(dim=1) for x in batches])
     model.train(was_training)
-    return torch.cat(probabilities), torch.cat(peaks)
+    return probabilities.cpu()
 
 
-def mean_of_heard(probabilities: Tensor, peak: Tensor, min_peak: float) -> Tensor:
-    """The mean over each clip's crops whose peak is at least `min_peak`, or over all of them if none's is.
+def heard_crops(clips: Clips, start: Tensor, crop_samples: int, min_peak: float) -> Tensor:
+    """Which crops a clip is judged by: those whose peak is at least `min_peak`, or all of them if none's is.
 
     Shape:
-        `(clips, crops, n_classes)`, `(clips, crops)` -> `(clips, n_classes)`
+        start: `(clips, crops)`, as of `even_starts` -> `(clips, crops)` bool
     """
-    heard = (peak >= min_peak).float()
-    heard[heard.sum(dim=1) == 0] = 1.0
-    weight = heard / heard.sum(dim=1, keepdim=True)
-    return (probabilities * weight[:, :, None]).sum(dim=1)
+    if min_peak == 0:
+        return torch.ones_like(start, dtype=torch.bool)
+    index = torch.arange(len(clips), device=start.device).repeat_interleave(start.shape[1])
+    peaks = torch.cat([x.abs().amax(dim=(1, 2)) for x in _crops(clips, index, start.flatten(), crop_samples)])
+    heard = peaks.view_as(start) >= min_peak
+    return heard | ~heard.any(dim=1, keepdim=True)
+
+
+def _crops(clips: Clips, index: Tensor, start: Tensor, crop_samples: int) -> Iterator[Tensor]:
+    """Some crops, as many as a network gets at once."""
+    for of, begin in zip(index.split(CROPS_AT_ONCE), start.split(CROPS_AT_ONCE), strict=True):
+        yield cut(clips, of, begin, crop_samples)
 
 
 def tested_probabilities(model: nn.Module, clips: Clips, config: TrainConfig) -> Tensor:

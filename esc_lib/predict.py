@@ -11,7 +11,7 @@ from esc_lib.augment import even_starts, trim_silence
 from esc_lib.clips import Clips
 from esc_lib.datasets import get_dataset
 from esc_lib.device import pick_device
-from esc_lib.inference import crop_probabilities, mean_of_heard
+from esc_lib.inference import crop_probabilities, heard_crops
 from esc_lib.precision import computing_in
 from esc_lib.runs import Run, load_run
 from esc_lib.statistics import with_temperature
@@ -61,10 +61,11 @@ def predict(
     index = torch.zeros_like(start)
     model = run.model(which).to(place, memory_format=torch.channels_last)
     with computing_in(config.precision, place):
-        of_windows, peak = crop_probabilities(model, recording, index, start, length)
-    mean = mean_of_heard(of_windows[None], peak[None], config.min_peak).cpu()
+        of_windows = crop_probabilities(model, recording, index, start, length)
+    heard = heard_crops(recording, start[None], length, config.min_peak)[0].cpu()
+    mean = of_windows[heard].mean(dim=0, keepdim=True)
     temperature = run.temperature(which)
-    mean, of_windows = (torch.from_numpy(with_temperature(p.cpu().numpy(), temperature)) for p in (mean, of_windows))
+    mean, of_windows = (torch.from_numpy(with_temperature(p.numpy(), temperature)) for p in (mean, of_windows))
     mean = mean[0]
     middle = (recording.offsets.cpu() + start.cpu() + length / 2) / config.sample_rate
     best = mean.argsort(descending=True, stable=True)[:top]

@@ -101,8 +101,11 @@ class LogMel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         from torchaudio.functional import amplitude_to_DB, spectrogram
 
-        power = spectrogram(x, 0, self.window, N_FFT, HOP, N_FFT, power=2.0, normalized=False)  # -> (B, 1, 1025, 442)
-        mel = (power.transpose(2, 3) @ self.filters).transpose(2, 3)[..., :FRAMES]  # -> (B, 1, 96, 441)
+        spectrum = spectrogram(x, 0, self.window, N_FFT, HOP, N_FFT, power=None, normalized=False)
+        # Power is a sum of squares, and a band a sum of powers: all in one product, which is faster than `abs`.
+        parts = torch.view_as_real(spectrum.transpose(2, 3)).flatten(3)  # -> (B, 1, 442, 2 x 1025)
+        mel = parts.square() @ self.filters.repeat_interleave(2, dim=0)  # -> (B, 1, 442, 96)
+        mel = mel.transpose(2, 3)[..., :FRAMES]  # -> (B, 1, 96, 441)
         decibels = amplitude_to_DB(mel, multiplier=10.0, amin=1e-10, db_multiplier=0.0, top_db=80.0)
         return F.layer_norm(decibels, decibels.shape[1:])
 
