@@ -122,19 +122,25 @@ def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 def _statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel of a channels-last map, as batch norm takes them; it keeps its running ones."""
-    rows = _wide_rows(x.detach())
-    n, width = x.numel() // x.shape[1], rows.shape[1]
+    mean, var = _mean_and_variance(x.detach())
+    n = x.numel() // x.shape[1]
+    norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(var * (n / max(1, n - 1)), norm.momentum)
+    return mean, var
+
+
+def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel of a channels-last map, `(channels,)` float32."""
+    rows = _wide_rows(x)
+    width = rows.shape[1]
     # Several places side by side count as channels of their own; PyTorch is slow where few channels, or odd ones, are.
     means, variances = torch.batch_norm_update_stats(
         rows[None, None].permute(0, 3, 1, 2), rows.new_zeros(width, dtype=torch.float32), torch.ones(width), 0.0
     )
     means, variances = means.view(-1, x.shape[1]), variances.view(-1, x.shape[1])
     mean = means.mean(dim=0)
-    var = (variances + (means - mean) ** 2).mean(dim=0)
-    norm.num_batches_tracked.add_(1)
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(var * (n / max(1, n - 1)), norm.momentum)
-    return mean, var
+    return mean, (variances + (means - mean) ** 2).mean(dim=0)
 
 
 def _wide_rows(x: Tensor) -> Tensor:
@@ -194,9 +200,7 @@ def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, 
     if x.shape[1] > 1 and x.shape[2] == weight.shape[2] == 1 < n:
         # One long row becomes a picture of shorter ones that overlap by what the kernel needs.
         length = grad.shape[3] // n
-        x = _overlapping_rows(
-            F.pad(x, (padding[1], padding[1])), stride[1] * (length - 1) + weight.shape[3], stride[1] * length
-        )
+        x = _overlapping_rows(x, n, stride[1] * (length - 1) + weight.shape[3], stride[1] * length, padding[1])
         grad, padding = grad.unflatten(3, (n, length)).squeeze(2), (0, 0)
     return _backward(grad, x, weight, stride, padding, (False, True, False))[1]
 
@@ -211,11 +215,19 @@ def _gradient_of_strided_filters(grad: Tensor, x: Tensor, weight: Tensor, step: 
     return of_taps.permute(0, 2, 3, 1).flatten(2)[:, :, None, :kernel]
 
 
-def _overlapping_rows(x: Tensor, length: int, step: int) -> Tensor:
-    """`(batch, channels, 1, T) -> (batch, channels, rows, length)`; each begins `step` after the one before."""
+def _overlapping_rows(x: Tensor, n: int, length: int, step: int, padding: int) -> Tensor:
+    """`(batch, channels, 1, T) -> (batch, channels, n, length)`; each begins `step` after the one before.
+
+    The first begins `padding` before the map, and the last may end as much behind it: there are zeros.
+    """
     channels = x.shape[1]
     samples = x.permute(0, 2, 3, 1).flatten(1)  # channels-last, so that whole rows are copied
-    rows = samples.unfold(1, length * channels, step * channels).contiguous()
+    rows = samples.new_empty(len(x), n, length * channels)
+    rows[:, 0] = rows[:, -1] = 0
+    for i in range(n):
+        begin = i * step - padding
+        part = samples[:, max(0, begin) * channels : (begin + length) * channels]
+        rows[:, i, max(0, -begin) * channels :][:, : part.shape[1]] = part
     return rows.unflatten(2, (length, channels)).permute(0, 3, 1, 2)
 
 
@@ -229,26 +241,20 @@ class _FiltersAndNorm(torch.autograd.Function):
     def forward(ctx, x, weight, bias, scale, shift, norm, stride, padding):
         y = F.conv2d(x, weight, bias, stride, padding).contiguous(memory_format=torch.channels_last)
         mean, var = _statistics(y, norm)
-        invstd = (var + norm.eps).rsqrt()
-        ctx.save_for_backward(x, weight, bias, scale, invstd)
+        ctx.save_for_backward(x, weight, bias, scale, (var + norm.eps).rsqrt())
         ctx.stride, ctx.padding = stride, padding
-        rows = _wide_rows(y)
-        places = rows.shape[1] // len(scale)
-        slope, offset = (scale * invstd).repeat(places), (shift - mean * scale * invstd).repeat(places)
-        for some in rows.split(max(1, AT_ONCE // rows.shape[1])):
-            some.copy_(torch.addcmul(offset, some, slope))
-        return y
+        return F.batch_norm(y, mean, var, scale, shift, eps=norm.eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, weight, bias, scale, invstd = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        along, of_shift = weight.new_zeros(weight.shape, dtype=torch.float32), torch.zeros_like(scale)
+        along = weight.new_zeros(weight.shape, dtype=torch.float32)
         at_once = _clips_at_once(grad)
         for some, of_some in zip(x.split(at_once), grad.split(at_once), strict=True):  # if nothing else moved
             along += _gradient_of_weight(of_some, some, weight, ctx.stride, ctx.padding)
-            of_shift += of_some.sum(dim=(0, 2, 3), dtype=torch.float32)
+        of_shift = _mean_and_variance(grad)[0] * (grad.numel() // len(scale))  # sooner than by `sum`
         average, covariance = _moments_of_windows(x.float(), weight.shape[3], ctx.stride[1], ctx.padding[1], at_once)
         weight = weight.float()
         filters, along = weight.flatten(1), along.flatten(1) - of_shift[:, None] * average  # (out, kernel)
@@ -264,10 +270,11 @@ def _moments_of_windows(x: Tensor, kernel: int, stride: int, padding: int, at_on
     level = x.mean()  # taken off first, so that a recording with an offset loses no digits
     n, total, products = 0, x.new_zeros(kernel), x.new_zeros(kernel, kernel)
     for some in x.split(at_once):
-        windows = (F.pad(some, (padding, padding)) - level).flatten(1).unfold(1, kernel, stride).flatten(0, 1)
-        n += len(windows)
-        total += windows.new_ones(len(windows)) @ windows
-        products += windows.T @ windows
+        windows = (F.pad(some, (padding, padding)) - level).flatten(1).unfold(1, kernel, stride)
+        windows = windows.permute(2, 0, 1).flatten(1)  # (kernel, places of all clips)
+        n += windows.shape[1]
+        total += windows.sum(dim=1)
+        products += windows @ windows.T
     average = total / n
     return average + level, products / n - torch.outer(average, average)
 
@@ -290,15 +297,16 @@ class _NormAndPool(torch.autograd.Function):
         direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             grad, largest, weight, mean, var, None, None, False, ctx.eps, (True, True, True)
         )
-        # ... but every value moves them: S. Ioffe, C. Szegedy, "Batch Normalization", ICML 2015, section 3.
-        n, invstd = x.numel() // x.shape[1], (var + ctx.eps).rsqrt()
-        slope = -weight * invstd**2 * of_weight / n
-        offset = -weight * invstd * of_bias / n - slope * mean
-        of_x = torch.empty_like(x)
-        rows = [part.permute(0, 2, 3, 1).flatten(1, 2).split(_clips_at_once(x)) for part in (of_x, x, index, direct)]
-        for of_some, some, where, what in zip(*rows, strict=True):
-            moved = torch.addcmul(offset, some, slope)
-            of_some.copy_(moved.scatter_add_(1, where, what.to(moved.dtype)))
+        # ... but every value moves them: S. Ioffe, C. Szegedy, "Batch Normalization", ICML 2015, section 3. What that
+        # makes of a value is a line over its normalised self, as a batch norm is.
+        share = -weight * (var + ctx.eps).rsqrt() * x.shape[1] / x.numel()
+        line = mean, var, share * of_weight, share * of_bias
+        of_x = F.batch_norm(x, *line, eps=ctx.eps).contiguous(memory_format=torch.channels_last)
+        of_largest = F.batch_norm(largest, *line, eps=ctx.eps) + direct
+        channels = torch.arange(x.shape[1])
+        first = torch.arange(len(x))[:, None, None] * (x.numel() // len(x)) + channels  # of each clip and channel
+        where = torch.add(first, index.permute(0, 2, 3, 1).flatten(1, 2), alpha=x.shape[1])
+        of_x.permute(0, 2, 3, 1).view(-1).put_(where, of_largest.permute(0, 2, 3, 1).reshape(where.shape))
         return of_x, of_weight, of_bias, None, None, None, None, None
 
 
