@@ -285,14 +285,18 @@ class _NormAndPool(torch.autograd.Function):
         sign = torch.where(weight < 0, -1.0, 1.0).to(x.dtype)[:, None, None] if (weight < 0).any() else None
         largest, index = F.max_pool2d(x if sign is None else x * sign, pool, ceil_mode=ceil_mode, return_indices=True)
         largest = largest if sign is None else largest * sign
-        ctx.save_for_backward(x, weight, mean, var, largest, index)
+        # Where each one stands in the memory of the map: these are many numbers, so none is kept twice.
+        index = index.permute(0, 2, 3, 1).flatten(1, 2)  # in the map of its channel
+        first = torch.arange(len(x))[:, None, None] * (x.numel() // len(x)) + torch.arange(x.shape[1])
+        where = torch.add(first, index, alpha=x.shape[1], out=index)
+        ctx.save_for_backward(x, weight, mean, var, largest, where)
         ctx.eps = eps
         return F.batch_norm(largest, mean, var, weight, bias, eps=eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight, mean, var, largest, index = ctx.saved_tensors
+        x, weight, mean, var, largest, where = ctx.saved_tensors
         # What it would be if mean and variance stood still ...
         direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             grad, largest, weight, mean, var, None, None, False, ctx.eps, (True, True, True)
@@ -303,9 +307,6 @@ class _NormAndPool(torch.autograd.Function):
         line = mean, var, share * of_weight, share * of_bias
         of_x = F.batch_norm(x, *line, eps=ctx.eps).contiguous(memory_format=torch.channels_last)
         of_largest = F.batch_norm(largest, *line, eps=ctx.eps) + direct
-        channels = torch.arange(x.shape[1])
-        first = torch.arange(len(x))[:, None, None] * (x.numel() // len(x)) + channels  # of each clip and channel
-        where = torch.add(first, index.permute(0, 2, 3, 1).flatten(1, 2), alpha=x.shape[1])
         of_x.permute(0, 2, 3, 1).view(-1).put_(where, of_largest.permute(0, 2, 3, 1).reshape(where.shape))
         return of_x, of_weight, of_bias, None, None, None, None, None
 
