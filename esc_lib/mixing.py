@@ -9,6 +9,7 @@ ICLR 2018, section 3, and the authors' code.
 """
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -49,13 +50,22 @@ def loudness(x: Tensor, sample_rate: int) -> Tensor:
     Shape:
         `(batch, 1, T)` -> `(batch,)` dB, not below -80; only differences mean something
     """
-    n_fft = 2 ** round(math.log2(sample_rate / 10))
+    window, weight = _window_and_weight(sample_rate, x.device)
+    n_fft = len(window)
     x = F.pad(x.squeeze(1), (0, max(0, n_fft - x.shape[2])))  # (B, T)
-    frames = x.unfold(1, n_fft, n_fft // 2) * torch.hann_window(n_fft, device=x.device)  # (B, frames, n_fft)
-    weight = 10 ** (a_weighting(torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=x.device)) / 10)
+    frames = x.unfold(1, n_fft, n_fft // 2) * window  # (B, frames, n_fft)
     parts = torch.view_as_real(torch.fft.rfft(frames)).flatten(2)  # (B, frames, 2 x bins): real, imaginary, real, ...
-    power = parts.square_() @ weight.float().repeat_interleave(2)  # (B, frames)
+    power = parts.square_() @ weight  # (B, frames)
     return 10 * power.amax(dim=1).clamp(min=10 ** (FLOOR_DB / 10)).log10()
+
+
+@cache  # on a GPU these few numbers take more operations than all the waveforms
+def _window_and_weight(sample_rate: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A frame's window, and how much each part of its spectrum counts: `(n_fft,)` and `(2 x bins,)`."""
+    n_fft = 2 ** round(math.log2(sample_rate / 10))
+    decibels = a_weighting(torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=device))
+    weight = 10 ** (decibels / 10)
+    return torch.hann_window(n_fft, device=device), weight.float().repeat_interleave(2)
 
 
 def mix(x1: Tensor, x2: Tensor, ratio: Tensor, sample_rate: int) -> Tensor:

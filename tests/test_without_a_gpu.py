@@ -17,6 +17,7 @@ from esc_lib.batches import batches
 from esc_lib.bench import WAYS
 from esc_lib.clips import Clips
 from esc_lib.inference import crop_probabilities, heard_crops
+from esc_lib.mixing import _window_and_weight
 from esc_lib.models import ARCHITECTURES, build_model
 from esc_lib.recipes import recipe
 from esc_lib.steps import new_optimizer, start_learning, train_step
@@ -36,8 +37,10 @@ def on_a_gpu(monkeypatch):
         "torchaudio.functional.melscale_fbanks", lambda bins, low, high, bands, *_: torch.empty(bins, bands)
     )
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)
+    _window_and_weight.cache_clear()
     with FakeTensorMode():
         yield
+    _window_and_weight.cache_clear()
 
 
 def clips(rate, n=6, seconds=5):
