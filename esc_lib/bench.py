@@ -42,6 +42,7 @@ WAYS = {
 }
 TESTED = 16  # clips, for the speed at test
 FILLING = 3  # steps until hardly any new memory is asked for
+IN_A_ROW = {"cpu": 1, "cuda": 20}  # steps at once, because a GPU still computes one while the next is prepared
 COLUMNS = [
     "network", "batch", "precision", "clips/s", "clips/s, BC and strong", "of float32 matmul", "times the plain loop",
     "times, BC and strong", "test clips/s", "memory, GB",
@@ -184,7 +185,7 @@ def in_turns(ours: dict[str, Callable], others: dict[str, Callable], device: tor
         with kept_memory():
             for call in FILLING * list(ours.values()):
                 call()
-            seconds = {name: seconds_of(call, device) for name, call in ours.items()}
+            seconds = {name: seconds_of(call, device, IN_A_ROW[device.type]) for name, call in ours.items()}
         rounds.append(seconds | {name: seconds_of(call, device) for name, call in others.items()})
     return {name: statistics.median(seconds[name] for seconds in rounds[1:]) for name in rounds[0]}
 

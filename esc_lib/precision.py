@@ -37,13 +37,19 @@ def computing_in(precision: str, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.deterministic = deterministic
 
 
-def seconds_of(step: Callable, device: torch.device) -> float:
-    """How long a call takes, until the device has finished."""
+def seconds_of(step: Callable, device: torch.device, times: int = 1) -> float:
+    """How long a call takes, from an idle device to an idle device; the mean of several calls in a row."""
+    _wait_for(device)
     start = time.perf_counter()
-    step()
+    for _ in range(times):
+        step()
+    _wait_for(device)
+    return (time.perf_counter() - start) / times
+
+
+def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def fastest_precision(step: Callable, device: torch.device) -> tuple[str, dict[str, float]]:

@@ -34,7 +34,7 @@ def test_operations_of_a_step_are_those_counted_by_hand():
 
 def test_calls_take_turns_and_the_median_without_the_first_round_counts(monkeypatch):
     order, seconds = [], iter([99, 99, 1, 50, 3, 20, 2, 30])
-    monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device: (call(), next(seconds))[1])
+    monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device, times=1: (call(), next(seconds))[1])
     ours, others = {"a": lambda: order.append("a")}, {"b": lambda: order.append("b")}
     assert in_turns(ours, others, CPU, repeats=3) == {"a": 2, "b": 30}
     assert order == (["a"] * 4 + ["b"]) * 4, "the first calls of a round only fill the memory"
@@ -80,7 +80,7 @@ def test_steps_are_those_of_a_training(data_dir, monkeypatch):
 
 
 def test_what_is_measured(data_dir, monkeypatch):
-    monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device: (call(), 2.0)[1])
+    monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device, times=1: (call(), 2.0)[1])
     monkeypatch.setattr(esc_lib.bench, "fastest_to_train", lambda config, clips: ("float32", {}))
     found = measure("tiny", batch_size=8, repeats=1, data_dir=data_dir, device="cpu")
     assert found["clips_per_second"] == found["plain_clips_per_second"] == {way: 4.0 for way in WAYS}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import esc_lib.precision
 from esc_lib import train
-from esc_lib.precision import available, computing_in, fastest_precision
+from esc_lib.precision import available, computing_in, fastest_precision, seconds_of
 
 CPU = torch.device("cpu")
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
@@ -59,6 +59,19 @@ def test_everything_is_as_before_after_an_error():
     assert [backend.fp32_precision for backend in BACKENDS] == before
     assert not torch.is_autocast_enabled("cpu")
     assert not torch.backends.cudnn.deterministic
+
+
+@pytest.mark.parametrize(("name", "order"), [("cuda", "wait step step wait"), ("cpu", "step step")])
+def test_a_step_takes_from_an_idle_device_to_an_idle_device(clock, monkeypatch, name, order):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("wait"))
+
+    def step():
+        calls.append("step")
+        clock[0] += 3
+
+    assert seconds_of(step, torch.device(name), times=2) == 3
+    assert calls == order.split()
 
 
 def test_tf32_is_a_matter_of_gpus():
