@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-HOPELESS = 3  # times slower: it is not called again, because on some processors bfloat16 takes a minute a step
+HOPELESS = 3  # times slower: it is not called again
 
 
 @contextmanager
@@ -73,5 +74,15 @@ def fastest_precision(step: Callable, device: torch.device) -> tuple[str, dict[s
 
 
 def available(device: torch.device) -> list[str]:
-    """The precisions that a device has: TF32 is a matter of GPUs."""
-    return [precision for precision in PRECISIONS if precision != "tf32" or device.type == "cuda"]
+    """The precisions that are worth a try: TF32 is a matter of GPUs, and many processors have no use for bfloat16."""
+    if device.type == "cuda":
+        return list(PRECISIONS)
+    return ["float32", "bfloat16"] if _bfloat16_is_worth_a_try() else ["float32"]
+
+
+@cache
+def _bfloat16_is_worth_a_try() -> bool:
+    """Whether this processor multiplies short numbers. Where it has to pretend, a training step can take a minute."""
+    matrix, cpu = torch.ones(256, 256), torch.device("cpu")
+    long, short = (min(seconds_of(lambda m=m: m @ m, cpu) for _ in range(3)) for m in (matrix, matrix.bfloat16()))
+    return short <= 10 * long  # seen: at most 3 times with AVX-512, 40 and more with AVX2

@@ -81,6 +81,7 @@ def test_steps_are_those_of_a_training(data_dir, monkeypatch):
 
 def test_what_is_measured(data_dir, monkeypatch):
     monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device, times=1: (call(), 2.0)[1])
+    monkeypatch.setattr(esc_lib.bench, "available", lambda device: ["float32", "bfloat16"])
     monkeypatch.setattr(esc_lib.bench, "fastest_to_train", lambda config, clips: ("float32", {}))
     found = measure("tiny", batch_size=8, repeats=1, data_dir=data_dir, device="cpu")
     assert found["clips_per_second"] == found["plain_clips_per_second"] == {way: 4.0 for way in WAYS}

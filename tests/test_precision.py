@@ -10,7 +10,13 @@ import torch.nn.functional as F
 
 import esc_lib.precision
 from esc_lib import train
-from esc_lib.precision import available, computing_in, fastest_precision, seconds_of
+from esc_lib.precision import (
+    _bfloat16_is_worth_a_try,
+    available,
+    computing_in,
+    fastest_precision,
+    seconds_of,
+)
 
 CPU = torch.device("cpu")
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
@@ -28,6 +34,7 @@ def clock(monkeypatch):
     """A clock that stands still; a test moves it by `clock[0] += seconds`."""
     now = [0.0]
     monkeypatch.setattr(esc_lib.precision.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(esc_lib.precision, "available", lambda device: ["float32", "bfloat16"])
     return now
 
 
@@ -75,8 +82,17 @@ def test_a_step_takes_from_an_idle_device_to_an_idle_device(clock, monkeypatch, 
 
 
 def test_tf32_is_a_matter_of_gpus():
-    assert available(CPU) == ["float32", "bfloat16"]
+    assert "tf32" not in available(CPU)
     assert "tf32" in available(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(3, ["float32", "bfloat16"]), (40, ["float32"])])
+def test_bfloat16_is_not_tried_where_a_processor_only_pretends(monkeypatch, ratio, expected):
+    seconds = iter([1, 1, 1, ratio, ratio, ratio])
+    monkeypatch.setattr(esc_lib.precision, "seconds_of", lambda call, device: (call(), next(seconds))[1])
+    _bfloat16_is_worth_a_try.cache_clear()
+    assert available(CPU) == expected
+    _bfloat16_is_worth_a_try.cache_clear()
 
 
 @pytest.mark.parametrize(("of_bfloat16", "expected"), [(1.0, "bfloat16"), (3.0, "float32")])
