@@ -68,8 +68,8 @@ def conv_and_norm(x: Tensor, conv: Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     if not norm.training and not torch.is_grad_enabled() and _is_for_us(x):
         slope = norm.weight * (norm.running_var + norm.eps).rsqrt()
         offset = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
-        weight = conv.weight * slope[:, None, None, None]
-        return F.conv2d(x, weight, norm.bias + offset * slope, conv.stride, conv.padding)
+        filters = _autocast(x, conv.weight * slope[:, None, None, None], norm.bias + offset * slope)
+        return _convolve(*filters, conv.stride, conv.padding)
     waveform = x.shape[1] == x.shape[2] == 1 and not x.requires_grad and conv.kernel_size[1] <= SHORT
     if not (waveform and norm.training and _is_for_us(x)):
         return norm(conv(x, bias_moves=not norm.training))
@@ -155,12 +155,34 @@ def _without_stride(x: Tensor, step: int) -> Tensor:
     return x.unflatten(3, (-1, step)).permute(0, 4, 1, 2, 3).flatten(1, 2)
 
 
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, padding: tuple) -> Tensor:
+    if not x.shape[1] == x.shape[2] == weight.shape[2] == 1 < stride[1]:
+        return F.conv2d(x, weight, bias, stride, padding)
+    n = (x.shape[3] + 2 * padding[1] - weight.shape[3]) // stride[1] + 1
+    x, taps = _steps_of_waveform(x, n, weight.shape[3], stride[1], padding[1])
+    weight = F.pad(weight, (0, taps * stride[1] - weight.shape[3]))
+    return F.conv2d(x, _without_stride(weight, stride[1]), bias)
+
+
+def _steps_of_waveform(x: Tensor, n: int, kernel: int, step: int, padding: int) -> tuple[Tensor, int]:
+    """What `n` filters see, `step` samples apart, and how many steps one spans: these samples become channels.
+
+    The processor's lanes then share the samples of a step, where with one channel all but one lane are idle.
+
+    Shape:
+        `(batch, 1, 1, T) -> (batch, step, 1, n + taps - 1)`
+    """
+    taps = math.ceil(kernel / step)
+    length = step * (n + taps - 1)  # with what is under the last filter, filled up to whole steps
+    return _without_stride(F.pad(x, (padding, length - x.shape[3] - padding)), step), taps
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, stride, padding, bias_moves):
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding, ctx.bias_moves = stride, padding, bias_moves
-        return F.conv2d(x, weight, bias, stride, padding)
+        return _convolve(x, weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
@@ -206,11 +228,8 @@ def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, 
 
 
 def _gradient_of_strided_filters(grad: Tensor, x: Tensor, weight: Tensor, step: int, padding: int) -> Tensor:
-    """For a waveform: its samples between two steps become channels, which the processor's lanes share among them."""
     kernel = weight.shape[3]
-    taps = math.ceil(kernel / step)
-    length = step * (grad.shape[3] + taps - 1)  # with what is under the last filter, filled up to whole steps
-    x = _without_stride(F.pad(x, (padding, length - x.shape[3] - padding)), step)
+    x, taps = _steps_of_waveform(x, grad.shape[3], kernel, step, padding)
     of_taps = _backward(grad, x, weight.new_empty(len(weight), step, 1, taps), (1, 1), (0, 0), (False, True, False))[1]
     return of_taps.permute(0, 2, 3, 1).flatten(2)[:, :, None, :kernel]
 
