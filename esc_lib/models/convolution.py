@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 ROWS, SHORTEST = 32, 300  # more rows, or shorter ones, are not faster
+FEW = 32  # channels: with as many, rows are no help in bfloat16
 AT_ONCE = 2**20  # values of a map
 SHORT = 16  # filters that are longer take longer to find their moments than batch norm takes
 
@@ -219,7 +220,8 @@ def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, 
     if x.shape[1] == x.shape[2] == 1 < stride[1]:
         return _gradient_of_strided_filters(grad, x, weight, stride[1], padding[1])
     n = max(n for n in range(1, ROWS + 1) if n == 1 or grad.shape[3] % n == 0 and grad.shape[3] >= n * SHORTEST)
-    if x.shape[1] > 1 and x.shape[2] == weight.shape[2] == 1 < n:
+    slow = x.dtype == torch.float32 or x.shape[1] < FEW  # as they are, long rows take PyTorch longer
+    if slow and x.shape[1] > 1 and x.shape[2] == weight.shape[2] == 1 < n:
         # One long row becomes a picture of shorter ones that overlap by what the kernel needs.
         length = grad.shape[3] // n
         x = _overlapping_rows(x, n, stride[1] * (length - 1) + weight.shape[3], stride[1] * length, padding[1])
