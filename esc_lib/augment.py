@@ -4,6 +4,7 @@ Source: Y. Tokozume, Y. Ushiku, T. Harada, "Learning from Between-class Examples
 ICLR 2018, and the authors' code.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -55,9 +56,10 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int, scale: Tensor |
     else:
         step = 1 / scale[:, None]
         place = torch.addcmul(first + start[:, None] * step, step, time.double())  # (B, T)
-        # A hair before the very last sample at most, so that each place has a sample after it.
-        last = last.double().clamp(max=len(clips.samples) - 1 - 1e-6)
-        samples = _between_samples(place.clamp_(first.double(), last), clips.samples)
+        # So that each place has a sample after it, which here has all the weight.
+        just_before_the_end = math.nextafter(len(clips.samples) - 1, 0)
+        place.clamp_(first.double(), last.double().clamp(max=just_before_the_end))
+        samples = _between_samples(place, clips.samples)
     # With short integers: what is done to every single place is what takes the time here.
     time, start, frames = time.int(), start[:, None].int(), scaled_frames(clips, index, scale)[:, None].int()
     outside = (time < -start).logical_or_(time >= frames - start)

@@ -42,7 +42,7 @@ WAYS = {
 }
 TESTED = 16  # clips, for the speed at test
 FILLING = 3  # steps until hardly any new memory is asked for
-IN_A_ROW = {"cpu": 1, "cuda": 20}  # steps at once, because a GPU still computes one while the next is prepared
+IN_A_ROW = {"cpu": 1, "cuda": 20}  # steps whose mean counts: a GPU still computes one while the next is prepared
 COLUMNS = [
     "network", "batch", "precision", "clips/s", "clips/s, BC and strong", "of float32 matmul", "times the plain loop",
     "times, BC and strong", "test clips/s", "memory, GB",
@@ -64,7 +64,7 @@ def measure(
         architecture: as for `recipe`.
         dataset: a prepared set.
         batch_size: clips a step; the paper's if not given.
-        repeats: steps of each kind; a first one of each is not counted.
+        repeats: rounds in which everything is timed; a first one is not counted.
         compiled: whether standard learning is measured with `torch.compile` too.
         data_dir: where prepared data lies, as for `load_clips`.
         device: "auto", "cpu", "cuda", "cuda:1".
@@ -140,8 +140,8 @@ def plain_step(config: TrainConfig, clips: Clips) -> Callable[[], object]:
     shown = full_batches(lambda: plain_batches(config, on_cpu), config.batch_size)
 
     def step():
-        with plain_operations():
-            x, label = next(shown)
+        x, label = next(shown)
+        with plain_operations(), computing_in("float32", device):
             return train_step(config, model, optimizer, x.to(device), label.to(device))
 
     return step
@@ -176,17 +176,17 @@ def size_of(device: torch.device) -> int:
 
 
 def in_turns(ours: dict[str, Callable], others: dict[str, Callable], device: torch.device, repeats: int) -> dict:
-    """Median seconds of each call; every round calls each once, and a first round is not counted.
+    """Median seconds of each call, or on a GPU of several in a row; a first round of all of them is not counted.
 
     Ours run as in `esc_lib.train`, in memory that is kept; a few calls fill it, as a training's first steps do.
     """
-    rounds = []
+    rounds, times = [], IN_A_ROW[device.type]
     for _ in range(repeats + 1):
         with kept_memory():
             for call in FILLING * list(ours.values()):
                 call()
-            seconds = {name: seconds_of(call, device, IN_A_ROW[device.type]) for name, call in ours.items()}
-        rounds.append(seconds | {name: seconds_of(call, device) for name, call in others.items()})
+            seconds = {name: seconds_of(call, device, times) for name, call in ours.items()}
+        rounds.append(seconds | {name: seconds_of(call, device, times) for name, call in others.items()})
     return {name: statistics.median(seconds[name] for seconds in rounds[1:]) for name in rounds[0]}
 
 

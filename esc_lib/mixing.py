@@ -84,8 +84,8 @@ def mix(x1: Tensor, x2: Tensor, ratio: Tensor, sample_rate: int) -> Tensor:
     # p = 1 / (1 + 10^((G1 - G2) / 20) (1 - r) / r), with numerator and denominator times r: so r may be zero.
     louder = 10 ** ((loudness(x1, sample_rate) - loudness(x2, sample_rate)) / 20)
     p = (ratio / (ratio + louder * (1 - ratio)))[:, None, None]
-    energy = (p**2 + (1 - p) ** 2).sqrt()
-    return torch.addcmul((1 - p) / energy * x2, p / energy, x1)
+    size = (p**2 + (1 - p) ** 2).sqrt()
+    return torch.addcmul((1 - p) / size * x2, p / size, x1)
 
 
 def mixed_labels(target1: Tensor, target2: Tensor, ratio: Tensor, n_classes: int) -> Tensor:

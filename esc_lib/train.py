@@ -20,7 +20,7 @@ from esc_lib.device import kept_memory, pick_device, say_if_no_gpu
 from esc_lib.inference import tested_probabilities
 from esc_lib.machine import hardware
 from esc_lib.models import build_model
-from esc_lib.precision import computing_in, fastest_precision
+from esc_lib.precision import available, computing_in, fastest_precision
 from esc_lib.resume import alone_in, load_state, save_state, state_file
 from esc_lib.runs import Run, load_run, make_run_folder, open_run, runs_folder
 from esc_lib.steps import new_optimizer, start_learning, train_step
@@ -119,13 +119,17 @@ def _settled_precision(
         return load_run(path).config.precision
     chosen, seconds = fastest_to_train(config, clips)
     times = ", ".join(f"{precision} {1000 * of:.0f}" for precision, of in seconds.items())
-    tqdm.write(f"precision: {chosen} (milliseconds a step: {times})", file=sys.stderr)
+    why = f"milliseconds a step: {times}" if seconds else "this processor does not multiply shorter numbers"
+    tqdm.write(f"precision: {chosen} ({why})", file=sys.stderr)
     return chosen
 
 
 def fastest_to_train(config: TrainConfig, clips: Clips) -> tuple[str, dict[str, float]]:
-    """`fastest_precision` in the first steps of a training, with a network of its own."""
+    """`fastest_precision` in the first steps of a training, with a network of its own; {} if there is no choice."""
     device = clips.samples.device
+    candidates = available(device)
+    if len(candidates) == 1:
+        return candidates[0], {}
     generator = torch.Generator(device).manual_seed(config.seed)
     model = build_model(config.architecture, len(clips.classes)).to(device, memory_format=torch.channels_last)
     start_learning(model, frozen=config.freeze_epoch == 1)

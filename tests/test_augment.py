@@ -287,6 +287,13 @@ def test_scale_1_changes_nothing():
     assert torch.equal(cut(clips, index, start, 200, torch.ones(2, dtype=torch.float64)), cut(clips, index, start, 200))
 
 
+def test_at_the_end_of_the_data_set_nothing_is_mixed_in():
+    clips, index, start = make_clips([loud(30), [32767], [0]]), torch.arange(3), torch.zeros(3, dtype=torch.int64)
+    crops = cut(clips, index, start, 40, torch.ones(3, dtype=torch.float64))
+    assert torch.equal(crops, cut(clips, index, start, 40))
+    assert not crops[2].any() and not cut(clips, index[2:], start[2:], 40, torch.tensor([1.25]).double()).any()
+
+
 @pytest.mark.parametrize("scale", [0.8, 1.25])
 def test_a_tone_of_a_longer_clip_is_lower(scale):
     clips, index = among_loud_ones(np.rint(32767 * tone(200, rate=8000, amplitude=0.9)))

@@ -40,6 +40,14 @@ def test_calls_take_turns_and_the_median_without_the_first_round_counts(monkeypa
     assert order == (["a"] * 4 + ["b"]) * 4, "the first calls of a round only fill the memory"
 
 
+@pytest.mark.parametrize(("name", "in_a_row"), [("cpu", 1), ("cuda", 20)])
+def test_ours_and_the_others_are_timed_in_the_same_way(monkeypatch, name, in_a_row):
+    seen = []
+    monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device, times=1: seen.append(times) or 1.0)
+    in_turns({"ours": int}, {"plain": int}, torch.device(name), repeats=1)
+    assert seen == [in_a_row] * 4
+
+
 def test_batches_are_full_also_where_epochs_end(data_dir):
     pieces = lambda: iter([(torch.arange(3), torch.arange(3)), (torch.arange(2), torch.arange(2))])  # noqa: E731
     shown = full_batches(pieces, 4)

@@ -44,6 +44,9 @@ LAYERS = {
     "stride with padding that folds": ((8, 1, 1202), 16, (1, 5), (1, 2), (0, 1)),
     "acdnet conv12": ((64, 2, 4), 10, (1, 1), (1, 1), (0, 0)),
     "m-nets conv1": ((1, 1, 2402), 128, (1, 80), (1, 4), (0, 38)),
+    "waveform between rows of zeros": ((1, 1, 1200), 8, (1, 9), (1, 2), (1, 0)),
+    "waveform below a picture's kernel": ((1, 1, 1200), 8, (3, 9), (1, 2), (1, 0)),
+    "row between rows of zeros": ((8, 1, 1204), 6, (1, 5), (1, 1), (1, 0)),
     "m-nets stage, folds by 5": ((16, 1, 1500), 32, (1, 3), (1, 1), (0, 1)),
     "m-nets stage, short": ((16, 1, 125), 32, (1, 3), (1, 1), (0, 1)),
 }
@@ -157,7 +160,7 @@ PLAIN = {
 
 def case(name):
     """An input, our layers and function, PyTorch's layers and function, whether the input needs a gradient."""
-    shape, settings, ours_do, plain_does, needs = CASES[name]
+    shape, settings, ours_do, plain_does, needs = BFLOAT16_CASES[name]
     ours, plain = twins(shape[0], *settings)
     return noise(2, *shape), ours, ours_do, plain, plain_does, needs
 
@@ -265,11 +268,10 @@ def test_statistics_and_gradients_below_a_huge_low_frequency(periods):
 
 
 @pytest.mark.parametrize("clips", [1, 3, 5])
-@pytest.mark.parametrize("name", ["filters", "pool"])
-def test_clips_that_do_not_fit_together_come_one_after_the_other(name, clips, monkeypatch):
+@pytest.mark.parametrize("name", CASES)
+def test_any_number_of_clips_and_any_number_of_them_at_once(name, clips, monkeypatch):
     _, ours, ours_do, plain, plain_does, needs = case(name)
     x = noise(clips, *CASES[name][0])
-    monkeypatch.setattr(convolution, "AT_ONCE", 1)
     monkeypatch.setattr(convolution, "_clips_at_once", lambda x: 2)
     found = results(ours_do, ours, leaf(x, needs_gradient=needs))
     compare(found, results(plain_does, plain, leaf(x.double(), needs_gradient=needs)))
@@ -391,7 +393,14 @@ def whole_numbers(*shape):
     return torch.stack(rows).float().view(shape)
 
 
-@pytest.mark.parametrize("name", CASES)
+BFLOAT16_CASES = {
+    **CASES,
+    "waveform": ((1, 1, 605), (6, (1, 9), (1, 4), (0, 2), True), convolve, convolve, False),
+    "long row of many channels": ((32, 1, 605), (6, (1, 5), (1, 1), (0, 2), True), convolve, convolve, True),
+}
+
+
+@pytest.mark.parametrize("name", BFLOAT16_CASES)
 def test_bfloat16_autocast(name):
     x, ours, ours_do, plain, plain_does, needs = case(name)
     x = whole_numbers(2, 6, 4, 30).bfloat16() if name == "pool" else x

@@ -126,8 +126,10 @@ def test_quiet_crops_are_left_out_unless_all_of_a_clip_are(tmp_path, monkeypatch
         (0, 0, 0),
         (511, 512, -512),  # the peak that is asked for is enough
     )
-    net = network(say_place_by_value)(3)
+    seen = []
+    net = network(lambda self, x: [seen.append(len(x)), say_place_by_value(self, x)][1])(3)
     found = class_probabilities(net, clips, 100, 3, pad=False, min_peak=512 / 32768)
+    assert sum(seen) == 2 + 1 + 3 + 3 + 3 + 2, "what is left out is not computed either"
     third = 1 / 3
     expected = [[1, 0, 0], [0, 1, 0], [2 / 3, third, 0], [third, third, third], [0, 0, 1], [0.5, 0.5, 0]]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-6)

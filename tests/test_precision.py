@@ -26,6 +26,7 @@ BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
 def data_dir(tmp_path, monkeypatch):
     tiny.register(monkeypatch)
     monkeypatch.setenv("ESC_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(sys.modules["esc_lib.train"], "available", lambda device: ["float32", "bfloat16"])
     return tiny.write_set(tmp_path / "data", tiny.tones())
 
 
@@ -138,6 +139,15 @@ def test_auto_writes_down_what_it_chose_and_changes_nothing_else(data_dir, monke
     assert json.loads((run.path / "config.json").read_text())["precision"] == "bfloat16"
     assert "bfloat16 (milliseconds a step: float32 400, bfloat16 100)" in capsys.readouterr().err
     assert run.history == train(tiny.config(precision="bfloat16"), data_dir, device="cpu").history
+
+
+def test_auto_does_not_train_where_nothing_is_to_be_chosen(data_dir, monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["esc_lib.train"], "available", lambda device: ["float32"])
+    monkeypatch.setattr(
+        sys.modules["esc_lib.train"], "fastest_precision", lambda step, device: pytest.fail("it trains")
+    )
+    assert train(tiny.config(precision="auto"), data_dir, device="cpu").config.precision == "float32"
+    assert "precision: float32 (this processor does not multiply shorter" in capsys.readouterr().err
 
 
 def test_auto_goes_on_with_what_the_run_began_with(data_dir, monkeypatch):

@@ -86,7 +86,7 @@ def test_a_step_stays_on_its_device(name, way):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_test_stays_on_its_device_until_its_end(name):
+def test_crops_are_heard_on_the_device(name):
     config = recipe(name, "esc10", min_peak=0.01)
     recordings = clips(config.sample_rate)
     start = even_starts(recordings.frames, config.crop_samples, config.crops, config.pad)

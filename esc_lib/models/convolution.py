@@ -137,7 +137,7 @@ def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     width = rows.shape[1]
     # Several places side by side count as channels of their own; PyTorch is slow where few channels, or odd ones, are.
     means, variances = torch.batch_norm_update_stats(
-        rows[None, None].permute(0, 3, 1, 2), rows.new_zeros(width, dtype=torch.float32), torch.ones(width), 0.0
+        rows[None, None].permute(0, 3, 1, 2), *torch.zeros(2, width, device=x.device, dtype=torch.float32), 0.0
     )
     means, variances = means.view(-1, x.shape[1]), variances.view(-1, x.shape[1])
     mean = means.mean(dim=0)
@@ -157,7 +157,8 @@ def _without_stride(x: Tensor, step: int) -> Tensor:
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, padding: tuple) -> Tensor:
-    if not x.shape[1] == x.shape[2] == weight.shape[2] == 1 < stride[1]:
+    """PyTorch's convolution; of a waveform in another way."""
+    if not _is_strided_waveform(x, weight, stride, padding):
         return F.conv2d(x, weight, bias, stride, padding)
     n = (x.shape[3] + 2 * padding[1] - weight.shape[3]) // stride[1] + 1
     x, taps = _steps_of_waveform(x, n, weight.shape[3], stride[1], padding[1])
@@ -165,13 +166,17 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, pad
     return F.conv2d(x, _without_stride(weight, stride[1]), bias)
 
 
-def _steps_of_waveform(x: Tensor, n: int, kernel: int, step: int, padding: int) -> tuple[Tensor, int]:
-    """What `n` filters see, `step` samples apart, and how many steps one spans: these samples become channels.
+def _is_strided_waveform(x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> bool:
+    return x.shape[1] == x.shape[2] == weight.shape[2] == 1 < stride[1] and padding[0] == 0
 
-    The processor's lanes then share the samples of a step, where with one channel all but one lane are idle.
+
+def _steps_of_waveform(x: Tensor, n: int, kernel: int, step: int, padding: int) -> tuple[Tensor, int]:
+    """What filters see at `n` places, `step` samples apart, and how many steps a filter spans.
+
+    The samples of a step become channels, which the processor's lanes share; one channel would leave most of them idle.
 
     Shape:
-        `(batch, 1, 1, T) -> (batch, step, 1, n + taps - 1)`
+        `(batch, 1, 1, T) -> (batch, step, 1, n + taps - 1)`, and taps
     """
     taps = math.ceil(kernel / step)
     length = step * (n + taps - 1)  # with what is under the last filter, filled up to whole steps
@@ -217,11 +222,12 @@ def _gradient_of_input(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, p
 
 
 def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
-    if x.shape[1] == x.shape[2] == 1 < stride[1]:
+    if _is_strided_waveform(x, weight, stride, padding):
         return _gradient_of_strided_filters(grad, x, weight, stride[1], padding[1])
     n = max(n for n in range(1, ROWS + 1) if n == 1 or grad.shape[3] % n == 0 and grad.shape[3] >= n * SHORTEST)
     slow = x.dtype == torch.float32 or x.shape[1] < FEW  # as they are, long rows take PyTorch longer
-    if slow and x.shape[1] > 1 and x.shape[2] == weight.shape[2] == 1 < n:
+    row = x.shape[1] > 1 and x.shape[2] == weight.shape[2] == 1 and padding[0] == 0 and padding[1] <= SHORTEST
+    if slow and row and n > 1:
         # One long row becomes a picture of shorter ones that overlap by what the kernel needs.
         length = grad.shape[3] // n
         x = _overlapping_rows(x, n, stride[1] * (length - 1) + weight.shape[3], stride[1] * length, padding[1])
@@ -230,6 +236,7 @@ def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, 
 
 
 def _gradient_of_strided_filters(grad: Tensor, x: Tensor, weight: Tensor, step: int, padding: int) -> Tensor:
+    """Of the filters of a waveform, from the steps that they see."""
     kernel = weight.shape[3]
     x, taps = _steps_of_waveform(x, grad.shape[3], kernel, step, padding)
     of_taps = _backward(grad, x, weight.new_empty(len(weight), step, 1, taps), (1, 1), (0, 0), (False, True, False))[1]
@@ -260,7 +267,7 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple, padding: t
 class _FiltersAndNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, scale, shift, norm, stride, padding):
-        y = F.conv2d(x, weight, bias, stride, padding).contiguous(memory_format=torch.channels_last)
+        y = _convolve(x, weight, bias, stride, padding).contiguous(memory_format=torch.channels_last)
         mean, var = _statistics(y, norm)
         ctx.save_for_backward(x, weight, bias, scale, (var + norm.eps).rsqrt())
         ctx.stride, ctx.padding = stride, padding
@@ -308,7 +315,8 @@ class _NormAndPool(torch.autograd.Function):
         largest = largest if sign is None else largest * sign
         # Where each one stands in the memory of the map: these are many numbers, so none is kept twice.
         index = index.permute(0, 2, 3, 1).flatten(1, 2)  # in the map of its channel
-        first = torch.arange(len(x))[:, None, None] * (x.numel() // len(x)) + torch.arange(x.shape[1])
+        clip, channel = (torch.arange(n, device=x.device) for n in x.shape[:2])
+        first = clip[:, None, None] * (x.numel() // len(x)) + channel
         where = torch.add(first, index, alpha=x.shape[1], out=index)
         ctx.save_for_backward(x, weight, mean, var, largest, where)
         ctx.eps = eps
@@ -328,6 +336,7 @@ class _NormAndPool(torch.autograd.Function):
         line = mean, var, share * of_weight, share * of_bias
         of_x = F.batch_norm(x, *line, eps=ctx.eps).contiguous(memory_format=torch.channels_last)
         of_largest = F.batch_norm(largest, *line, eps=ctx.eps) + direct
+        # No value is the largest of two windows, because they do not overlap.
         of_x.permute(0, 2, 3, 1).view(-1).put_(where, of_largest.permute(0, 2, 3, 1).reshape(where.shape))
         return of_x, of_weight, of_bias, None, None, None, None, None
 
