@@ -58,10 +58,27 @@ def crop_probabilities(model: nn.Module, clips: Clips, index: Tensor, start: Ten
     """
     was_training = model.training
     model.eval()
-    batches = _crops(clips, index, start, crop_samples)
-    probabilities = torch.cat([model(x).float().softmax(dim=1) for x in batches])
+    logits = _logits_of_windows if hasattr(model, "windows") else _logits
+    probabilities = torch.cat([of.float().softmax(dim=1) for of in logits(model, clips, index, start, crop_samples)])
     model.train(was_training)
     return probabilities.cpu()
+
+
+def _logits(model: nn.Module, clips: Clips, index: Tensor, start: Tensor, crop_samples: int) -> Iterator[Tensor]:
+    for x in _crops(clips, index, start, crop_samples):
+        yield model(x)
+
+
+def _logits_of_windows(
+    model: nn.Module, clips: Clips, index: Tensor, start: Tensor, crop_samples: int
+) -> Iterator[Tensor]:
+    """The same from a network that computes once what its windows of one clip have in common."""
+    counts = index.unique_consecutive(return_counts=True)[1].tolist()
+    for of_clip, starts in zip(index.split(counts), start.split(counts), strict=True):
+        for some in starts.split(CROPS_AT_ONCE):
+            first = some.min()
+            inside = (some - first).tolist()
+            yield model.windows(cut(clips, of_clip[:1], first[None], max(inside) + crop_samples), inside)
 
 
 def heard_crops(clips: Clips, start: Tensor, crop_samples: int, min_peak: float) -> Tensor:

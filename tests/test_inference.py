@@ -100,6 +100,27 @@ def test_no_gradients_are_kept(clips):
     assert torch.is_grad_enabled()
 
 
+class WithWindows(TinyNet):
+    """Says of several windows at once what it says of each."""
+
+    def windows(self, whole, starts):
+        assert whole.shape[:2] == (1, 1) and whole.shape[2] == max(starts) + 100 and min(starts) == 0
+        self.asked.append(len(starts))
+        return self(torch.cat([whole[:, :, start : start + 100] for start in starts]))
+
+
+@pytest.mark.parametrize("pad", [True, False])
+@pytest.mark.parametrize(("at_once", "asked"), [(160, 13 * [4]), (3, 13 * [3, 1])])
+def test_a_network_is_asked_for_all_windows_of_a_clip_at_once(clips, monkeypatch, at_once, asked, pad):
+    monkeypatch.setattr(esc_lib.inference, "CROPS_AT_ONCE", at_once)
+    plain, model = trained_net(), WithWindows(10)
+    model.load_state_dict(plain.state_dict())
+    model.asked = []
+    expected = class_probabilities(plain, clips, 100, 4, pad)
+    torch.testing.assert_close(class_probabilities(model, clips, 100, 4, pad), expected, rtol=1e-5, atol=1e-6)
+    assert model.asked == asked
+
+
 # Quiet crops and no padding --------------------------------------------------------------------------------------
 
 

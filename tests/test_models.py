@@ -539,6 +539,17 @@ def test_batch_norms_have_the_right_constants(network, name, n_norms, eps):
     }
 
 
+@pytest.mark.parametrize("name", ["wavemsnet", "wavemsnet_logmel"])
+def test_windows_of_one_waveform_are_heard_as_each_by_itself(network, name):
+    model, whole = network(name), noise(1, 100_000)
+    starts = [0, 33_850, 9_079, 9_080, 33_700]  # the first and the last possible; any order; frames that do not match
+    for start in starts:  # clicks that two filters just see from the first and from the last frame
+        whole[:, :, [start + 159, start + 66_150 - 160]] = 30
+    expected = torch.cat([model(whole[:, :, start : start + 66_150]) for start in starts])
+    assert (expected[1:] - expected[:-1]).abs().amax(dim=1).min() > 1e-3 * expected.abs().max()
+    close(model.windows(whole, starts), expected, 1e-5)
+
+
 # The log-mel spectrogram.
 
 

@@ -85,7 +85,17 @@ def test_a_step_stays_on_its_device(name, way):
     assert seen == 2
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+WITH_WINDOWS = [name for name in ARCHITECTURES if hasattr(ARCHITECTURES[name], "windows")]
+
+
+@pytest.mark.parametrize("name", WITH_WINDOWS)
+def test_windows_stay_on_the_device(name):
+    with torch.no_grad():
+        logits = network(name).eval().windows(torch.empty(1, 1, 100_000, device=GPU), [0, 9_079])
+    assert logits.shape == (2, 10) and logits.device == GPU
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in WITH_WINDOWS])
 def test_crops_are_heard_on_the_device(name):
     config = recipe(name, "esc10", min_peak=0.01)
     recordings = clips(config.sample_rate)

@@ -50,14 +50,16 @@ class WaveMsNet(nn.Module):
         self.fc2 = nn.Linear(4096, n_classes)
         self.dropout = nn.Dropout(0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, one: Tensor | None = None) -> Tensor:
+        """`one` is what the first branch makes of the waveform, if that is known already."""
         check_waveforms(x, self)
-        return self.classify(self.features(x))
+        return self.classify(self.features(x, one))
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, one: Tensor | None = None) -> Tensor:
         """The learned time-frequency map: 3 x 32 bands by 441 frames of 3.4 ms."""
         x = x.unsqueeze(2)  # (B, 1, 66150) -> (B, 1, 1, 66150)
-        one = self.branch(x, self.branch1, 150)  # -> (B, 32, 1, 66150) -> (B, 32, 1, 441)
+        if one is None:
+            one = self.branch(x, self.branch1, 150)  # -> (B, 32, 1, 66150) -> (B, 32, 1, 441)
         two = self.branch(x, self.branch2, 30)  # -> (B, 32, 1, 13230) -> (B, 32, 1, 441)
         three = self.branch(x, self.branch3, 15)  # -> (B, 32, 1, 6615) -> (B, 32, 1, 441)
         return torch.cat([one, two, three], dim=1).transpose(1, 2)  # -> (B, 1, 96, 441)
@@ -66,6 +68,30 @@ class WaveMsNet(nn.Module):
         """One scale: `(B, 1, 1, 66150)` -> `(B, 32, 1, 441)`."""
         x = F.relu(convs[0](x))
         return F.relu(convs[1](x, pool=(1, pool)))
+
+    def windows(self, whole: Tensor, starts: list[int]) -> Tensor:
+        """What the network says of windows of one longer waveform: as of each by itself, but sooner if they overlap.
+
+        The first branch, which is most of the work, is computed once for all. Only the first and the last frame of a
+        window differ, because a window by itself has zeros around it: these few samples are computed again.
+
+        Args:
+            whole: the waveform.
+            starts: where each window begins, in samples.
+
+        Shape:
+            whole: `(1, 1, T)` -> `(len(starts), n_classes)`
+        """
+        x = torch.cat([whole[:, :, start : start + self.INPUT_SAMPLES] for start in starts])  # -> (B, 1, 66150)
+        frame, reach = 150, 10  # samples; two filters of 11 samples see ten more
+        first, whole, last = (
+            self.branch1[1](F.relu(self.branch1[0](part.unsqueeze(2))))
+            for part in (x[:, :, : frame + reach], whole, x[:, :, -frame - reach :])
+        )
+        one = torch.cat([whole[..., start : start + self.INPUT_SAMPLES] for start in starts])  # -> (B, 32, 1, 66150)
+        one = F.max_pool2d(one, (1, frame))  # -> (B, 32, 1, 441)
+        one[..., 0], one[..., -1] = first[..., :frame].amax(dim=3), last[..., -frame:].amax(dim=3)
+        return self(x, F.relu(one))
 
     def classify(self, x: Tensor) -> Tensor:
         """What the map shows: `(B, 1, 96, 441)` -> `(B, n_classes)`."""
@@ -125,9 +151,9 @@ class WaveMsNetLogMel(WaveMsNet):
         super().__init__(n_classes)
         self.logmel = LogMel(self.SAMPLE_RATE)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, one: Tensor | None = None) -> Tensor:
         check_waveforms(x, self)
-        return self.classify(torch.cat([self.features(x), self.logmel(x)], dim=1))  # -> (B, 2, 96, 441)
+        return self.classify(torch.cat([self.features(x, one), self.logmel(x)], dim=1))  # -> (B, 2, 96, 441)
 
     def load_phase_1(self, state: dict[str, Tensor]) -> None:
         """Takes over what a `WaveMsNet` learned; only conv3's weights for the log-mel spectrogram stay as they were."""
