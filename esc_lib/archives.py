@@ -22,8 +22,7 @@ DAMAGED = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    NotImplementedError,
-    RuntimeError,
+    RuntimeError,  # also for what zipfile does not implement
     UnicodeDecodeError,
 )
 

@@ -56,7 +56,7 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int, scale: Tensor |
     else:
         step = 1 / scale[:, None]
         place = torch.addcmul(first + start[:, None] * step, step, time.double())  # (B, T)
-        # So that each place has a sample after it, which here has all the weight.
+        # So that the data set's last sample has one before it: it is that one's neighbour, with all the weight.
         just_before_the_end = math.nextafter(len(clips.samples) - 1, 0)
         place.clamp_(first.double(), last.double().clamp(max=just_before_the_end))
         samples = _between_samples(place, clips.samples)

@@ -59,7 +59,7 @@ def loudness(x: Tensor, sample_rate: int) -> Tensor:
     return 10 * power.amax(dim=1).clamp(min=10 ** (FLOOR_DB / 10)).log10()
 
 
-@cache  # on a GPU these few numbers take more operations than all the waveforms
+@cache  # the same for every batch, and many small operations
 def _window_and_weight(sample_rate: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """A frame's window, and how much each part of its spectrum counts: `(n_fft,)` and `(2 x bins,)`."""
     n_fft = 2 ** round(math.log2(sample_rate / 10))

@@ -478,7 +478,8 @@ def test_plain_operations_are_pytorchs_own():
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_at_test_the_norm_is_folded_into_the_convolution(layer, bias):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, SINGLE), (torch.bfloat16, HALF)], ids=str)
+def test_at_test_the_norm_is_folded_into_the_convolution(layer, bias, dtype, tolerance):
     (n_in, height, length), n_out, kernel, stride, padding = LAYERS[layer]
     generator = torch.Generator().manual_seed(2)
     block = ConvNorm(Conv2d(n_in, n_out, kernel, stride, padding, bias=bias), nn.BatchNorm2d(n_out, eps=0.1)).eval()
@@ -488,7 +489,9 @@ def test_at_test_the_norm_is_folded_into_the_convolution(layer, bias):
     plain = copy.deepcopy(block).double()
     x = torch.randn(2, n_in, height, length, generator=generator)
     expected = plain[1](plain[0](x.double()))
-    with torch.no_grad():
-        compare({"": block(x)}, {"": expected})
-        pool = (1, min(3, expected.shape[3]))
-        compare({"": block(x, pool=pool)}, {"": F.max_pool2d(expected, pool)})
+    pool = (1, min(3, expected.shape[3]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found, pooled = block(x), block(x, pool=pool)
+    assert found.dtype == pooled.dtype == dtype
+    compare({"": found}, {"": expected}, tolerance)
+    compare({"": pooled}, {"": F.max_pool2d(expected, pool)}, tolerance)

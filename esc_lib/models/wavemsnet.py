@@ -83,15 +83,14 @@ class WaveMsNet(nn.Module):
             whole: `(1, 1, T)` -> `(len(starts), n_classes)`
         """
         x = torch.cat([whole[:, :, start : start + self.INPUT_SAMPLES] for start in starts])  # -> (B, 1, 66150)
-        frame, reach = 150, 10  # samples; two filters of 11 samples see ten more
-        first, whole, last = (
-            self.branch1[1](F.relu(self.branch1[0](part.unsqueeze(2))))
-            for part in (x[:, :, : frame + reach], whole, x[:, :, -frame - reach :])
-        )
+        frame = 150  # samples
+        first = self.branch(x[:, :, : 2 * frame].unsqueeze(2), self.branch1, frame)  # -> (B, 32, 1, 2)
+        last = self.branch(x[:, :, -2 * frame :].unsqueeze(2), self.branch1, frame)
+        whole = self.branch(whole.unsqueeze(2), self.branch1, 1)  # -> (1, 32, 1, T)
         one = torch.cat([whole[..., start : start + self.INPUT_SAMPLES] for start in starts])  # -> (B, 32, 1, 66150)
         one = F.max_pool2d(one, (1, frame))  # -> (B, 32, 1, 441)
-        one[..., 0], one[..., -1] = first[..., :frame].amax(dim=3), last[..., -frame:].amax(dim=3)
-        return self(x, F.relu(one))
+        one[..., 0], one[..., -1] = first[..., 0], last[..., 1]
+        return self(x, one)
 
     def classify(self, x: Tensor) -> Tensor:
         """What the map shows: `(B, 1, 96, 441)` -> `(B, n_classes)`."""
