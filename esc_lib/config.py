@@ -1,6 +1,7 @@
 """The settings of a run: everything that decides its numbers, checked when they are put together."""
 
 import difflib
+import math
 from dataclasses import MISSING, asdict, dataclass, fields
 
 from esc_lib.datasets import get_dataset, prepared_folder
@@ -26,6 +27,8 @@ class TrainConfig:
         schedule: fractions of `epochs`, in rising order; after each the learning rate is multiplied by `lr_gamma`.
         lr_gamma: see `schedule`.
         warmup: so many first epochs have a tenth of `learning_rate`.
+        one_cycle: fraction of all steps in which the learning rate rises linearly to `learning_rate`; it then falls to
+            zero along half a cosine (L. N. Smith, N. Topin, "Super-Convergence", 2018). 0 for `schedule` and `warmup`.
         optimizer: "sgd" or "adam".
         momentum: of "sgd" alone.
         nesterov: whether the momentum is Nesterov's; of "sgd" alone.
@@ -64,6 +67,7 @@ class TrainConfig:
     schedule: tuple[float, ...]
     lr_gamma: float = 0.1
     warmup: int = 0
+    one_cycle: float = 0.0
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
@@ -90,13 +94,20 @@ class TrainConfig:
             object.__setattr__(self, name, tuple(value))  # JSON and papermill have only lists
         _check(self)
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, the first of which is 1.
+    def learning_rate_at(self, epoch: int, done: float = 0.5) -> float:
+        """Learning rate of an epoch, the first of which is 1; with `one_cycle`, where a fraction of it is `done`.
 
         >>> from esc_lib.recipes import recipe
         >>> [recipe("envnet", "esc10", epochs=8).learning_rate_at(e) for e in (1, 4, 5, 7)]
         [0.01, 0.01, 0.001, 0.0001]
+        >>> once = recipe("envnet", "esc10", epochs=8, schedule=[], one_cycle=0.25)
+        >>> [round(once.learning_rate_at(e, 0), 5) for e in (1, 2, 3, 6, 9)]
+        [0.0, 0.005, 0.01, 0.005, 0.0]
         """
+        if self.one_cycle:
+            progress = (epoch - 1 + done) / self.epochs
+            fall = (progress - self.one_cycle) / (1 - self.one_cycle)
+            return self.learning_rate * min(progress / self.one_cycle, (1 + math.cos(math.pi * max(0, fall))) / 2)
         # Rounded, because 0.29 * 100 is a little less than 29 in floating point.
         steps = sum(epoch > round(fraction * self.epochs, 6) for fraction in self.schedule)
         factor = 0.1 if epoch <= self.warmup else self.lr_gamma**steps
@@ -139,7 +150,7 @@ def _check(config: TrainConfig) -> None:
         _check_number(config, name, int, 1, 10**9)
     for name, high in (("seed", 2**63 - 1), ("warmup", 10**9), ("freeze_epoch", 10**9)):
         _check_number(config, name, int, 0, high)
-    for name, high in (("learning_rate", 100), ("momentum", 1), ("weight_decay", 1), ("lr_gamma", 1), ("min_peak", 1)):
+    for name, high in (("learning_rate", 100), ("momentum", 1), ("weight_decay", 1), ("lr_gamma", 1), ("min_peak", 1), ("one_cycle", 0.99)):
         _check_number(config, name, (int, float), 0, high)
     for name in ("nesterov", "between_class", "strong_augmentation", "trim_silence", "pad"):
         if not isinstance(getattr(config, name), bool):
@@ -158,6 +169,8 @@ def _check(config: TrainConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)!r}: expected one of {', '.join(choices)}{hint}")
     if not isinstance(config.start_from, str) or (config.start_from and config.architecture != "wavemsnet_logmel"):
         raise ValueError(f"start_from is {config.start_from!r}: only wavemsnet_logmel starts from another run's folder")
+    if config.one_cycle and (config.schedule or config.warmup):
+        raise ValueError("one_cycle is a schedule of its own: set schedule to [] and warmup to 0")
     numbers = [f for f in config.schedule if isinstance(f, float) and 0 < f < 1]
     if list(config.schedule) != sorted(numbers):
         raise ValueError(

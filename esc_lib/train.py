@@ -179,9 +179,8 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
         total=config.epochs * steps, initial=done * steps, desc=run.path.name, unit="step", disable=not progress
     ) as bar:
         for epoch in range(done + 1, config.epochs + 1):
-            optimizer.param_groups[0]["lr"] = config.learning_rate_at(epoch)
             start_learning(model, frozen=0 < config.freeze_epoch <= epoch)
-            loss, acc = _train_epoch(config, learner, optimizer, train_clips, generator, bar)
+            loss, acc = _train_epoch(config, learner, optimizer, train_clips, generator, epoch, bar)
             _refuse_no_number(loss, f"the loss of epoch {epoch}", run)
             run.history["loss"][epoch], run.history["acc"][epoch] = loss, acc
             run.history["lr"][epoch] = config.learning_rate_at(epoch)
@@ -203,12 +202,15 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     clips: Clips,
     generator: torch.Generator,
+    epoch: int,
     bar: tqdm,
 ) -> tuple[float, float]:
     """One epoch of steps; returns the mean loss and accuracy over the examples, as they were when shown."""
     device = clips.samples.device
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    for x, label in batches(config, clips, generator):
+    steps = math.ceil(len(clips) / config.batch_size)
+    for step, (x, label) in enumerate(batches(config, clips, generator)):
+        optimizer.param_groups[0]["lr"] = config.learning_rate_at(epoch, (step + 0.5) / steps)
         with computing_in(config.precision, device):
             loss, n_correct = train_step(config, model, optimizer, x, label)
         loss_sum += loss * len(x)

@@ -157,6 +157,12 @@ def test_schedule_is_rising_fractions(value):
         recipe("envnet", "esc50", schedule=value)
 
 
+@pytest.mark.parametrize("changes", [dict(schedule=[0.5]), dict(schedule=[], warmup=2), dict(schedule=[], one_cycle=1.0)])
+def test_one_cycle_is_a_schedule_of_its_own_and_below_one(changes):
+    with pytest.raises(ValueError, match="^one_cycle is "):
+        recipe("envnet", "esc50", **{"one_cycle": 0.2, **changes})
+
+
 @pytest.mark.parametrize("value", [1, "yes", None])
 def test_trim_silence_is_true_or_false(value):
     with pytest.raises(ValueError, match="^trim_silence is "):

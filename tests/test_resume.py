@@ -55,8 +55,9 @@ def stop_at(monkeypatch, where):
         (9, {}),
         (14, dict(optimizer="adam", learning_rate=0.01)),
         (8, dict(between_class=True, strong_augmentation=True, freeze_epoch=4)),
+        (9, dict(schedule=[], one_cycle=0.3)),
     ],
-    ids=["at once", "sgd", "adam, near the end", "mixtures, frozen"],
+    ids=["at once", "sgd", "adam, near the end", "mixtures, frozen", "one cycle"],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tone_data, tmp_path, monkeypatch, where, changes):
     register(monkeypatch)

@@ -140,6 +140,17 @@ def test_the_learning_rate_really_steps(tone_data, tmp_path, monkeypatch):
         assert group == dict(momentum=0.8, nesterov=True, weight_decay=3e-4, dampening=0)
 
 
+def test_one_cycle_rises_and_falls_with_every_step(tone_data, tmp_path, monkeypatch):
+    register(monkeypatch)
+    seen, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (seen.append(self.param_groups[0]["lr"]), step(self))[1])
+    settings = config(epochs=5, batch_size=16, learning_rate=0.8, schedule=[], one_cycle=0.2)  # 20 steps, 4 to rise
+    run = train(settings, tone_data, tmp_path, "cpu")
+    fall = [0.4 * (1 + math.cos(math.pi * (i + 0.5) / 16)) for i in range(16)]
+    assert seen == pytest.approx([0.1, 0.3, 0.5, 0.7, *fall])
+    assert list(run.history["lr"].values()) == pytest.approx([0.4, *(0.4 * (1 + math.cos(math.pi * (i + 0.5) / 4)) for i in range(4))])
+
+
 def test_every_parameter_is_trained(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     run = train(config(epochs=3), tone_data, tmp_path, "cpu")
