@@ -1,22 +1,39 @@
-"""Figures of the course, each from plain tables and arrays; a notebook shows the figure that a function returns."""
+"""The course's figures, each from plain tables and arrays; a notebook shows the figure that a function returns.
+
+What draws is imported by the functions that need it: `import esc_lib` shall cost little more than `import torch`.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-import seaborn as sns
-from IPython.display import Audio
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from IPython.display import Audio
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Waveform = npt.NDArray[np.floating]
 
 _AXIS_LABELS = {"loss": "loss", "acc": "accuracy"}
 
 
-def plot_curves(history: dict[str, dict[int, float]], kind: str) -> Figure:
-    """Learning curve over the epochs: on the training clips as they were shown, and on the evaluation folds.
+def _figure(size: tuple[float, float], **settings: Any) -> "Figure":
+    """An empty figure, size (width, height) in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained", **settings)
+
+
+def plot_curves(history: dict[str, dict[int, float]], kind: str) -> "Figure":
+    """Learning curve over the epochs: on the training clips as they were shown, and on held-out folds.
 
     Args:
         history: of a run.
         kind: "loss" or "acc".
     """
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    figure = _figure((6, 3.5))
     axes = figure.subplots()
     for key, label, style in ((kind, "training", ".-"), (f"eval_{kind}", "evaluation", "o-")):
         axes.plot(list(history[key]), list(history[key].values()), style, label=label)
@@ -29,40 +46,42 @@ def plot_curves(history: dict[str, dict[int, float]], kind: str) -> Figure:
     return figure
 
 
-def plot_confusion(confusion: pd.DataFrame, title: str = "") -> Figure:
+def plot_confusion(confusion: pd.DataFrame, title: str = "") -> "Figure":
     """Confusion matrix as a heat map: number of clips, rows true, columns predicted."""
+    import seaborn as sns
+
     size = 2.5 + 0.4 * len(confusion)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    figure = _figure((size + 1, size))
     axes = figure.subplots()
     sns.heatmap(confusion, annot=len(confusion) <= 10, fmt="d", cmap="Blues", cbar=False, square=True, ax=axes)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     return figure
 
 
-def plot_reliability(table: pd.DataFrame, title: str = "") -> Figure:
-    """How often a network is right against how sure it says that it is; on the diagonal it knows itself well.
+def plot_reliability(table: pd.DataFrame, title: str = "") -> "Figure":
+    """Reliability diagram: accuracy against confidence; a calibrated network lies on the diagonal.
 
     Args:
-        table: of `esc_lib.statistics.reliability`; the larger a point, the more clips.
-        title: above the picture.
+        table: from `esc_lib.evaluation.reliability`; the larger a point, the more clips.
+        title: of the figure.
     """
-    figure = Figure(figsize=(4, 4), layout="constrained")
+    figure = _figure((4, 4))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "--", color="gray", linewidth=1)
     axes.plot(table["confidence"], table["accuracy"], linewidth=1)
     axes.scatter(table["confidence"], table["accuracy"], 400 * table["clips"] / table["clips"].sum())
-    axes.set(xlabel="how sure it says it is", ylabel="how often it is right", xlim=(0, 1), ylim=(0, 1), title=title)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=title)
     return figure
 
 
-def plot_windows(windows: pd.DataFrame, title: str = "") -> Figure:
+def plot_windows(windows: pd.DataFrame, title: str = "") -> "Figure":
     """Probability of each class over time.
 
     Args:
-        windows: of `esc_lib.predict`: a row per window, named by the second of its middle.
-        title: above the picture.
+        windows: from `esc_lib.predict`: a row per window, indexed by its centre in seconds.
+        title: of the figure.
     """
-    figure = Figure(figsize=(7, 0.8 + 0.25 * windows.shape[1]), dpi=72, layout="constrained")
+    figure = _figure((7, 0.8 + 0.25 * windows.shape[1]), dpi=72)
     axes = figure.subplots()
     edges = np.arange(windows.shape[1] + 1)
     image = axes.pcolormesh(
@@ -75,26 +94,26 @@ def plot_windows(windows: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
-def plot_waveforms(waveforms: dict[str, np.ndarray], sample_rate: int, columns: int = 2) -> Figure:
-    """Waveforms over time in seconds, one small picture each, under the names they are given by.
+def plot_waveforms(waveforms: dict[str, Waveform], sample_rate: int, columns: int = 2) -> "Figure":
+    """Waveforms over time in seconds, one small figure each, titled with their names.
 
     Shape:
         each waveform: `(frames,)`, full scale at 1.0
     """
-    figure, grid = _small_pictures(len(waveforms), columns)
+    figure, grid = _small_figures(len(waveforms), columns)
     for axes, (name, waveform) in zip(grid, waveforms.items(), strict=False):
         axes.plot(np.arange(len(waveform)) / sample_rate, waveform, linewidth=0.4)
         axes.set_title(name, fontsize=9)
     return figure
 
 
-def plot_spectrograms(waveforms: dict[str, np.ndarray], sample_rate: int, columns: int = 2) -> Figure:
-    """Spectrograms, Hz over seconds, one small picture each; black is 80 dB below the loudest spot of each.
+def plot_spectrograms(waveforms: dict[str, Waveform], sample_rate: int, columns: int = 2) -> "Figure":
+    """Spectrograms, Hz over seconds, one small figure each; black is 80 dB below the maximum of each.
 
     Shape:
         each waveform: `(frames,)`, full scale at 1.0
     """
-    figure, grid = _small_pictures(len(waveforms), columns)
+    figure, grid = _small_figures(len(waveforms), columns)
     for axes, (name, waveform) in zip(grid, waveforms.items(), strict=False):
         # A faint noise floor keeps the logarithm of digital silence finite.
         noise = np.random.default_rng(0).normal(0, 1e-6, len(waveform))
@@ -105,11 +124,11 @@ def plot_spectrograms(waveforms: dict[str, np.ndarray], sample_rate: int, column
     return figure
 
 
-def _small_pictures(n: int, columns: int) -> tuple[Figure, list]:
+def _small_figures(n: int, columns: int) -> "tuple[Figure, list[Axes]]":
     """A figure with `n` axes in rows of `columns`; the last row says that time is in seconds."""
     rows = -(-n // columns)
-    # A coarse grid of dots: noise does not compress, and notebooks are committed with their pictures.
-    figure = Figure(figsize=(max(4.5, 2.6 * columns), 1.6 * rows), dpi=72, layout="constrained")
+    # A coarse grid of dots: noise does not compress, and notebooks are committed with their figures.
+    figure = _figure((max(4.5, 2.6 * columns), 1.6 * rows), dpi=72)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.tick_params(labelsize=7)
@@ -120,15 +139,17 @@ def _small_pictures(n: int, columns: int) -> tuple[Figure, list]:
     return figure, grid
 
 
-def player(waveform: np.ndarray, sample_rate: int, seconds: float = 1.5) -> Audio:
-    """A player for the loudest `seconds` of a waveform; short, because a notebook keeps the sound inside it.
+def player(waveform: Waveform, sample_rate: int, seconds: float = 1.5) -> "Audio":
+    """A player for the loudest `seconds` of a waveform; short, because the sound is stored in the notebook.
 
     Shape:
         waveform: `(frames,)`, full scale at 1.0
     """
+    from IPython.display import Audio
+
     length = min(len(waveform), int(seconds * sample_rate))
     waveform = np.asarray(waveform)
     energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=float))])
     start = int(np.argmax(energy[length:] - energy[: len(energy) - length]))
-    # A quiet sound is made louder, which cannot be done with silence.
+    # Quiet sounds are normalised; silence cannot be.
     return Audio(waveform[start : start + length], rate=sample_rate, normalize=bool(waveform.any()))

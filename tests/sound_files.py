@@ -9,7 +9,7 @@ import pandas as pd
 import soundfile
 import torch
 
-from esc_lib.clips import Clips
+from esc_lib.data.clips import Clips
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"  # real recordings, on some machines
 

@@ -9,8 +9,8 @@ from sound_files import SHARED_DATA, noise, tone, write_esc_table, write_sound
 from tiny import RATE, write_set
 
 from esc_lib import load_clips
-from esc_lib.audit import audit, describe_clips, formats
-from esc_lib.datasets import get_dataset
+from esc_lib.data.audit import audit, describe_clips, formats
+from esc_lib.data.datasets import get_dataset
 
 BARK, RAIN, CRACKLE = (np.clip(noise(100, seed), -30000, 30000) | 1 for seed in range(3))  # 100 samples, none is zero
 LOUD = BARK.copy()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sound_files import make_clips, noise, tone
 
-from esc_lib.augment import cut, even_crops, random_crops, random_gains, random_scales, trim_silence
+from esc_lib.training.augment import cut, even_crops, random_crops, random_gains, random_scales, trim_silence
 
 
 def loud(length):

@@ -6,8 +6,8 @@ import torch
 from sound_files import make_clips, noise
 from tiny import config, network, numbered, numbers_in, register
 
-from esc_lib.batches import batches
-from esc_lib.mixing import mix
+from esc_lib.training.batches import batches
+from esc_lib.training.mixing import mix
 
 RATE = 8000  # of `make_clips`
 

@@ -7,10 +7,10 @@ import pytest
 import tiny
 import torch
 
-import esc_lib.bench
+import esc_lib.bench.measure
 from esc_lib import load_clips
-from esc_lib.batches import batches
-from esc_lib.bench import WAYS, full_batches, gflop_per_clip, in_turns, main, measure, our_step, plain_step, table
+from esc_lib.training.batches import batches
+from esc_lib.bench.measure import WAYS, full_batches, gflop_per_clip, in_turns, main, measure, our_step, plain_step, table
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "data" / "benchmarks").glob("*.json"))

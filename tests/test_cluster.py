@@ -85,7 +85,7 @@ def test_a_sweep_completes_and_counts_nothing_twice_though_a_worker_is_killed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(sys.modules["esc_lib.cross_validation"], "cpu_count", lambda: 8)
+    monkeypatch.setattr(sys.modules["esc_lib.evaluation.cross_validation"], "cpu_count", lambda: 8)
     with Client(cluster) as client, joblib.parallel_config("dask"), ThreadPoolExecutor() as pool:
         workers = client.run(os.getpid)
         killed = pool.submit(kill_one_in_the_middle, tmp_path / "runs", workers.values())

@@ -10,7 +10,7 @@ from torch import nn
 
 from esc_lib.models import convolution
 from esc_lib.models.blocks import ConvNorm
-from esc_lib.models.convolution import Conv2d, conv_and_norm, norm_and_pool, plain_operations
+from esc_lib.models.cpu import Conv2d, conv_and_norm, norm_and_pool, plain_operations
 
 # Parts of the largest value that single precision and bfloat16 may lose in such sums.
 SINGLE = 100 * torch.finfo(torch.float32).eps

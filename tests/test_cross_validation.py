@@ -8,10 +8,10 @@ import tiny
 import torch
 
 from esc_lib import cross_validate, load_run, recipe
-from esc_lib.cross_validation import CrossValidation
-from esc_lib.datasets import get_dataset
+from esc_lib.evaluation.cross_validation import CrossValidation
+from esc_lib.data.datasets import get_dataset
 
-MODULE = sys.modules["esc_lib.cross_validation"]
+MODULE = sys.modules["esc_lib.evaluation.cross_validation"]
 FOLDS = (1, 2, 3, 4, 5)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from esc_lib.device import kept_memory
+from esc_lib.training.compute import kept_memory
 
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
@@ -18,7 +18,7 @@ GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 COUNT_FAULTS = """
 import resource, torch
 from contextlib import suppress
-from esc_lib.device import kept_memory
+from esc_lib.training.compute import kept_memory
 
 def faults(megabytes=64):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from esc_lib.models import build_model
-from esc_lib.models.convolution import plain_operations
+from esc_lib.models.cpu import plain_operations
 from esc_lib.models.envnet import EnvNet
 
 BLOCKS = ("conv1", "conv2", "conv3", "conv4")

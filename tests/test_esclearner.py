@@ -17,13 +17,13 @@ import torch
 from tiny import config, files_below, register, write_set
 from torch import nn
 
-import esc_lib.fetch
+import esc_lib.esclearner.fetch
 import esc_lib.models
 from esc_lib import evaluate, fetch_run, load_run, predict, recipe
-from esc_lib.datasets import ESC10_CLASSES, ESC50_CLASSES
-from esc_lib.download import DownloadError
+from esc_lib.data.datasets import ESC10_CLASSES, ESC50_CLASSES
+from esc_lib.data.download import DownloadError
 from esc_lib.models import ARCHITECTURES, ESC_LEARNER, build_model
-from esc_lib.runs import open_run
+from esc_lib.training.runs import open_run
 
 # The settings that its README shows, of the published M11.
 README_M11 = {

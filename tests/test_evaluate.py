@@ -10,8 +10,8 @@ import torch
 from tiny import RATE, config, files_below, network, new_run, numbered, numbers_in, register, tones, write_set
 
 from esc_lib import evaluate, load_run, train
-from esc_lib.clips import load_clips
-from esc_lib.datasets import ESC10_CLASSES
+from esc_lib.data.clips import load_clips
+from esc_lib.data.datasets import ESC10_CLASSES
 
 DOG, RAIN, WAVES = ESC10_CLASSES[:3]
 FIRE = ESC10_CLASSES[9]

@@ -5,10 +5,10 @@ import pytest
 import torch
 from tiny import RATE, TinyNet, network, numbered, numbers_in, write_set
 
-import esc_lib.inference
-from esc_lib.augment import even_crops, trim_silence
-from esc_lib.clips import load_clips
-from esc_lib.inference import class_probabilities
+import esc_lib.training.inference
+from esc_lib.training.augment import even_crops, trim_silence
+from esc_lib.data.clips import load_clips
+from esc_lib.training.inference import class_probabilities
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from esc_lib.models import ARCHITECTURES, build_model
-from esc_lib.models.convolution import plain_operations
+from esc_lib.models.cpu import plain_operations
 from esc_lib.models.wavemsnet import LogMel
 
 # Channels of the first layer, then of the layers behind each pooling by four (Dai et al., Table 1).

@@ -8,9 +8,9 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-import esc_lib.precision
+import esc_lib.training.precision
 from esc_lib import train
-from esc_lib.precision import (
+from esc_lib.training.precision import (
     _bfloat16_is_worth_a_try,
     available,
     computing_in,
@@ -26,7 +26,7 @@ BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
 def data_dir(tmp_path, monkeypatch):
     tiny.register(monkeypatch)
     monkeypatch.setenv("ESC_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(sys.modules["esc_lib.train"], "available", lambda device: ["float32", "bfloat16"])
+    monkeypatch.setattr(sys.modules["esc_lib.training.train"], "available", lambda device: ["float32", "bfloat16"])
     return tiny.write_set(tmp_path / "data", tiny.tones())
 
 
@@ -134,7 +134,7 @@ def test_auto_writes_down_what_it_chose_and_changes_nothing_else(data_dir, monke
         step()
         return "bfloat16", {"float32": 0.4, "bfloat16": 0.1}
 
-    monkeypatch.setattr(sys.modules["esc_lib.train"], "fastest_precision", bfloat16_is_faster)
+    monkeypatch.setattr(sys.modules["esc_lib.training.train"], "fastest_precision", bfloat16_is_faster)
     run = train(tiny.config(precision="auto"), data_dir, device="cpu")
     assert json.loads((run.path / "config.json").read_text())["precision"] == "bfloat16"
     assert "bfloat16 (milliseconds a step: float32 400, bfloat16 100)" in capsys.readouterr().err
@@ -142,18 +142,18 @@ def test_auto_writes_down_what_it_chose_and_changes_nothing_else(data_dir, monke
 
 
 def test_auto_does_not_train_where_nothing_is_to_be_chosen(data_dir, monkeypatch, capsys):
-    monkeypatch.setattr(sys.modules["esc_lib.train"], "available", lambda device: ["float32"])
+    monkeypatch.setattr(sys.modules["esc_lib.training.train"], "available", lambda device: ["float32"])
     monkeypatch.setattr(
-        sys.modules["esc_lib.train"], "fastest_precision", lambda step, device: pytest.fail("it trains")
+        sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: pytest.fail("it trains")
     )
     assert train(tiny.config(precision="auto"), data_dir, device="cpu").config.precision == "float32"
     assert "precision: float32 (this processor does not multiply shorter" in capsys.readouterr().err
 
 
 def test_auto_goes_on_with_what_the_run_began_with(data_dir, monkeypatch):
-    monkeypatch.setattr(sys.modules["esc_lib.train"], "fastest_precision", lambda step, device: ("bfloat16", {}))
+    monkeypatch.setattr(sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: ("bfloat16", {}))
     first = train(tiny.config(precision="auto"), data_dir, device="cpu", run_dir="mine")
-    monkeypatch.setattr(sys.modules["esc_lib.train"], "fastest_precision", lambda step, device: ("float32", {}))
+    monkeypatch.setattr(sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: ("float32", {}))
     again = train(tiny.config(precision="auto"), data_dir, device="cpu", run_dir="mine")
     assert again.config == first.config
 

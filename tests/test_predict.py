@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from esc_lib import evaluate, load_clips, load_run, train
-from esc_lib.predict import predict
+from esc_lib.evaluation.predict import predict
 
 
 @pytest.fixture(scope="module")

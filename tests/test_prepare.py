@@ -37,12 +37,12 @@ from sound_files import (
 )
 
 from esc_lib import load_clips, prepare
-from esc_lib.audio import read_audio
-from esc_lib.augment import even_crops, random_crops, trim_silence
-from esc_lib.datasets import DATASETS, get_dataset
-from esc_lib.download import DownloadError
+from esc_lib.data.audio import read_audio
+from esc_lib.training.augment import even_crops, random_crops, trim_silence
+from esc_lib.data.datasets import DATASETS, get_dataset
+from esc_lib.data.download import DownloadError
 
-module = importlib.import_module("esc_lib.prepare")  # `esc_lib.prepare` is the function
+module = importlib.import_module("esc_lib.data.prepare")  # `esc_lib.prepare` is the function
 
 COLUMNS = ["file", "fold", "target", "category", "offset", "frames", "source"]
 
@@ -693,7 +693,7 @@ def test_two_runs_at_once(tmp_path, monkeypatch, other):
 
 KILLED = """
 import importlib, os, signal, sys
-module = importlib.import_module("esc_lib.prepare")
+module = importlib.import_module("esc_lib.data.prepare")
 original, calls = module.to_int16, []
 
 def killed(*arguments):
@@ -817,9 +817,9 @@ def official_esc10(server, monkeypatch, small_esc10):
     wavs = sorted((root / "audio").iterdir())
     index = {"clips": {path.stem: {"audio": [f"audio/{path.name}", md5(path)]} for path in wavs}}
     (server.root / "index.json").write_text(json.dumps(index))
-    monkeypatch.setattr("esc_lib.official.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
-    monkeypatch.setattr("esc_lib.official.ESC50_WAV_BYTES", wavs[0].stat().st_size)
-    monkeypatch.setattr("esc_lib.official.ESC50_MD5_INDEX", server.url + "index.json")
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_WAV_BYTES", wavs[0].stat().st_size)
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_MD5_INDEX", server.url + "index.json")
     monkeypatch.setitem(DATASETS, "esc10", replace(small_esc10, url=server.url + "raw/"))
     return root
 
@@ -863,7 +863,7 @@ def official_esc50(tmp_path, server, monkeypatch):
     small = replace(get_dataset("esc50"), classes=("dog", "rain"), fold_sizes={1: 2, 2: 2})
     small = replace(small, url=server.url + "archive.zip", size=None, sha256=sha256(archive))
     monkeypatch.setitem(DATASETS, "esc50", small)
-    monkeypatch.setattr("esc_lib.official.ESC50_TABLE_SHA256", "0" * 64)  # unless the archive's own hash is right
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_TABLE_SHA256", "0" * 64)  # unless the archive's own hash is right
     return archive
 
 
@@ -876,8 +876,8 @@ def test_official_esc50(tmp_path, server, official_esc50):
 
 def test_official_esc50_packed_anew_is_known_by_its_contents(tmp_path, server, official_esc50, monkeypatch):
     root = tmp_path / "esc50"
-    monkeypatch.setattr("esc_lib.official.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
-    monkeypatch.setattr("esc_lib.official.ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
     pack(root, official_esc50, "ESC-50-of-another-name")
     assert len(read_prepared(prepare("esc50", 8000, data_dir=tmp_path / "data"))) == 4
 
@@ -885,8 +885,8 @@ def test_official_esc50_packed_anew_is_known_by_its_contents(tmp_path, server, o
 @pytest.mark.parametrize("wrong", ["meta/esc50.csv", "audio/2-100-A-0.wav"])
 def test_official_esc50_of_other_contents(tmp_path, server, official_esc50, monkeypatch, wrong):
     root, right = tmp_path / "esc50", official_esc50.read_bytes()
-    monkeypatch.setattr("esc_lib.official.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
-    monkeypatch.setattr("esc_lib.official.ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
     with open(root / wrong, "ab") as file:
         file.write(b"\n")
     pack(root, official_esc50)
@@ -909,7 +909,7 @@ def official_urbansound8k(tmp_path, server, monkeypatch):
     small = replace(get_dataset("urbansound8k"), classes=("air_conditioner", "car_horn"), fold_sizes={1: 1, 2: 1})
     small = replace(small, url=server.url + "gone.tar.gz", size=archive.stat().st_size, md5=md5(archive))
     monkeypatch.setitem(DATASETS, "urbansound8k", small)
-    monkeypatch.setattr("esc_lib.official.URBANSOUND8K_MIRROR", server.url + "mirror.tar.gz")
+    monkeypatch.setattr("esc_lib.data.sources.URBANSOUND8K_MIRROR", server.url + "mirror.tar.gz")
     return archive
 
 

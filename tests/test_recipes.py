@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from esc_lib.config import TrainConfig
+from esc_lib.training.config import TrainConfig
 from esc_lib.models import ARCHITECTURES
-from esc_lib.recipes import recipe
+from esc_lib.training.recipes import recipe
 
 
 @pytest.mark.parametrize(("dataset", "epochs"), [("esc50", 600), ("esc10", 600), ("urbansound8k", 400)])

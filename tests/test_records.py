@@ -10,10 +10,10 @@ import tiny
 
 from esc_lib import cross_validate
 from esc_lib import records as records_module
-from esc_lib.config import TrainConfig
-from esc_lib.datasets import DATASETS
+from esc_lib.training.config import TrainConfig
+from esc_lib.data.datasets import DATASETS
 from esc_lib.models import ARCHITECTURES
-from esc_lib.records import MEASURED, RESULTS, measured, published, recorded, save_record, what_differs
+from esc_lib.results.records import MEASURED, RESULTS, measured, published, recorded, save_record, what_differs
 
 SETS = ["esc10", "esc50", "urbansound8k"]
 RECORDS = sorted(RESULTS.glob("*.json"))

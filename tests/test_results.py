@@ -6,7 +6,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from esc_lib.results import BEGIN, END, TAG, execute_tagged, markdown, with_table
+from esc_lib.results.tables import BEGIN, END, TAG, execute_tagged, markdown, with_table
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,10 +14,10 @@ import torch
 from tiny import TinyNet, config, register, tones, write_set
 
 from esc_lib import RunInUse, TrainingStopped, load_run, train
-from esc_lib.resume import alone_in, state_file
+from esc_lib.training.checkpoint import alone_in, state_file
 
-resume_module = importlib.import_module("esc_lib.resume")
-train_module = importlib.import_module("esc_lib.train")
+resume_module = importlib.import_module("esc_lib.training.checkpoint")
+train_module = importlib.import_module("esc_lib.training.train")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tone_data, tmp_path, m
 def test_a_second_process_is_refused_with_the_firsts_number(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     (tmp_path / "mine").mkdir()
-    code = "import sys, time\nfrom pathlib import Path\nfrom esc_lib.resume import alone_in\n"
+    code = "import sys, time\nfrom pathlib import Path\nfrom esc_lib.training.checkpoint import alone_in\n"
     code += "with alone_in(Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(600)\n"
     command = [sys.executable, "-c", code, str(tmp_path / "mine")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

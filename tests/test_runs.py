@@ -18,9 +18,9 @@ from tiny import TinyNet, config, files_below, network, new_run, register, tones
 
 from esc_lib import list_runs, load_run, train
 from esc_lib.files import write_whole
-from esc_lib.runs import HISTORY_KEYS, runs_folder
+from esc_lib.training.runs import HISTORY_KEYS, runs_folder
 
-runs_module = importlib.import_module("esc_lib.runs")
+runs_module = importlib.import_module("esc_lib.training.runs")
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esc_lib.statistics import (
+from esc_lib.evaluation.statistics import (
     bootstrap_interval,
     calibration_error,
     fit_temperature,

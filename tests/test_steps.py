@@ -9,11 +9,11 @@ import torch
 from tiny import config, register, tones, write_set
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esc_lib.batches import batches
-from esc_lib.clips import load_clips
+from esc_lib.training.batches import batches
+from esc_lib.data.clips import load_clips
 from esc_lib.models import ARCHITECTURES, build_model
-from esc_lib.models.convolution import plain_operations
-from esc_lib.steps import new_optimizer, start_learning, train_step
+from esc_lib.models.cpu import plain_operations
+from esc_lib.training.steps import new_optimizer, start_learning, train_step
 
 ANSWERS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero", "unique_consecutive"}
 

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from esc_lib import synthetic
-from esc_lib.synthetic import LENGTH, SAMPLE_RATE, SECONDS, SOUNDS, TARGETS, make_synthetic
+from esc_lib.data.synthetic import LENGTH, SAMPLE_RATE, SECONDS, SOUNDS, TARGETS, make_synthetic
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ import torch
 from tiny import TinyNet, config, files_below, network, numbered, numbers_in, register, tones, write_set
 
 from esc_lib import TrainingStopped, evaluate, list_runs, load_run, train
-from esc_lib.device import pick_device
+from esc_lib.training.compute import pick_device
 
-runs_module = importlib.import_module("esc_lib.runs")
+runs_module = importlib.import_module("esc_lib.training.runs")
 
 
 @pytest.fixture(scope="module")
@@ -551,7 +551,7 @@ def test_without_evaluation_folds_a_stopped_training_goes_on(tone_data, tmp_path
     register(monkeypatch)
     settings = config(train_folds=[1, 2, 3], eval_folds=[], epochs=4, eval_every=2)
     whole = train(settings, tone_data, tmp_path, "cpu")
-    step, steps = sys.modules["esc_lib.train"].train_step, []
+    step, steps = sys.modules["esc_lib.training.train"].train_step, []
 
     def stop(*args):
         steps.append(1)
@@ -560,7 +560,7 @@ def test_without_evaluation_folds_a_stopped_training_goes_on(tone_data, tmp_path
         return step(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sys.modules["esc_lib.train"], "train_step", stop)
+        patch.setattr(sys.modules["esc_lib.training.train"], "train_step", stop)
         train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
     assert load_run(tmp_path / "mine").checkpoint()["epoch"] == 2
     assert train(settings, tone_data, tmp_path, "cpu", run_dir="mine").history == whole.history

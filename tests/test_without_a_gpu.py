@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import esc_lib.batches
-from esc_lib.augment import even_starts
-from esc_lib.batches import batches
-from esc_lib.bench import WAYS
-from esc_lib.clips import Clips
-from esc_lib.inference import crop_probabilities, heard_crops
-from esc_lib.mixing import _window_and_weight
+import esc_lib.training.batches
+from esc_lib.training.augment import even_starts
+from esc_lib.training.batches import batches
+from esc_lib.bench.measure import WAYS
+from esc_lib.data.clips import Clips
+from esc_lib.training.inference import crop_probabilities, heard_crops
+from esc_lib.training.mixing import _window_and_weight
 from esc_lib.models import ARCHITECTURES, build_model
-from esc_lib.recipes import recipe
-from esc_lib.steps import new_optimizer, start_learning, train_step
+from esc_lib.training.recipes import recipe
+from esc_lib.training.steps import new_optimizer, start_learning, train_step
 
 GPU = torch.device("cuda", 0)
 HERE = SimpleNamespace(device=GPU)  # stands for a generator of random numbers, which cannot be made without a GPU

@@ -1,15 +1,19 @@
-"""The networks: one file a family, and here their names."""
+"""The networks, one file a family, in plain PyTorch: every layer can be hooked, exported and differentiated twice.
+
+`build_model` makes one by its name. `cpu.accelerate` computes the same network faster, from outside.
+"""
 
 from torch import nn
 
 from esc_lib.models.acdnet import ACDNet
 from esc_lib.models.envnet import EnvNet
 from esc_lib.models.envnetv2 import EnvNetV2
-from esc_lib.models.esclearner import M3EscLearner, M5EscLearner, M11EscLearner, M18EscLearner
 from esc_lib.models.wavemsnet import WaveMsNet, WaveMsNetLogMel
 from esc_lib.models.wavemxnet import M3, M5, M11, M18, M34Res
 
-ARCHITECTURES = {
+__all__ = ["ARCHITECTURES", "build_model", "get_architecture"]
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {
     "envnet": EnvNet,
     "envnetv2": EnvNetV2,
     "wavemsnet": WaveMsNet,
@@ -21,27 +25,22 @@ ARCHITECTURES = {
     "m34res": M34Res,
     "acdnet": ACDNet,
 }
-# Not networks of a paper: what the runs of an older project were trained with.
-ESC_LEARNER = {
-    "m3_esclearner": M3EscLearner,
-    "m5_esclearner": M5EscLearner,
-    "m11_esclearner": M11EscLearner,
-    "m18_esclearner": M18EscLearner,
-}
+# Networks that the course reads runs of, but does not train: other wings add theirs.
+READ_ONLY: dict[str, type[nn.Module]] = {}
 
 
 def get_architecture(name: str) -> type[nn.Module]:
     """The network's class.
 
-    It knows the `SAMPLE_RATE` (Hz) and `INPUT_SAMPLES` of its paper, all `LENGTHS` of input that it takes, and the
-    names of the layers that are its `FRONT_END`: what stays as it is when only the classifier learns.
+    It has the `SAMPLE_RATE` (Hz) and `INPUT_SAMPLES` of its paper, all `LENGTHS` of input that it takes, and the
+    names of the layers of its `FRONT_END`: what stays fixed when only the classifier is trained.
 
     Raises:
         ValueError: no such network; the message lists those there are.
     """
-    known = ARCHITECTURES | ESC_LEARNER
+    known = ARCHITECTURES | READ_ONLY
     if name not in known:
-        raise ValueError(f"unknown architecture {name!r}: choose one of {', '.join(known)}")
+        raise ValueError(f"unknown architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}")
     return known[name]
 
 
@@ -49,12 +48,14 @@ def build_model(name: str, n_classes: int) -> nn.Module:
     """A network with fresh random weights (drawn from torch's global generator).
 
     Args:
-        name: one of `ARCHITECTURES`: "envnet", "envnetv2", "wavemsnet", "wavemsnet_logmel", "m3", "m5", "m11",
-            "m18", "m34res" or "acdnet"; or of `ESC_LEARNER`.
+        name: "envnet", "envnetv2", "wavemsnet", "wavemsnet_logmel", "m3", "m5", "m11", "m18", "m34res" or "acdnet".
         n_classes: number of outputs, at least 2.
 
     Shape:
         the network takes `(batch, 1, samples)` waveforms and returns `(batch, n_classes)` logits
+
+    Raises:
+        ValueError: no such network, or fewer than 2 classes.
 
     >>> sum(p.numel() for p in build_model("m5", 10).parameters())
     559114

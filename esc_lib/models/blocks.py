@@ -2,68 +2,71 @@
 
 from collections.abc import Container
 
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-from esc_lib.models.convolution import Conv2d, conv_and_norm, norm_and_pool
 
 # Chainer's default, with which the EnvNets were trained; PyTorch's own is 1e-5.
 CHAINER_EPS = 2e-5
 
 
-class ConvNorm(nn.Sequential):
-    """A convolution and its batch norm, with a max-pool behind them if asked for.
+def conv_block(
+    conv: nn.Conv2d,
+    *,
+    eps: float = 1e-5,
+    relu: bool = True,
+    pool: tuple[int, int] | nn.Module | None = None,
+    ceil_mode: bool = False,
+) -> nn.Sequential:
+    """Convolution, batch norm, ReLU and max-pooling, as one `nn.Sequential`.
 
-    The ReLU that follows is left to the network, because max-pool and ReLU may change places without changing the
-    result, and pooling first is less work.
+    Args:
+        conv: the convolution.
+        eps: of the batch norm.
+        relu: whether a ReLU follows it.
+        pool: size (bands, frames) of the max-pooling's windows, which do not overlap; or a pooling layer, or None.
+        ceil_mode: whether a last, shorter window is pooled too.
 
     Shape:
         `(batch, in, F, T) -> (batch, out, F', T')`
     """
-
-    def forward(self, x: Tensor, pool: tuple[int, int] | None = None, ceil_mode: bool = False) -> Tensor:
-        conv, norm = self
-        if pool is None:
-            return conv_and_norm(x, conv, norm)
-        if norm.training:
-            return norm_and_pool(conv(x, bias_moves=False), norm, pool, ceil_mode)
-        return F.max_pool2d(conv_and_norm(x, conv, norm), pool, ceil_mode=ceil_mode)
+    layers: list[nn.Module] = [conv, nn.BatchNorm2d(conv.out_channels, eps=eps)]
+    if relu:
+        layers.append(nn.ReLU())
+    if pool is not None:
+        layers.append(pool if isinstance(pool, nn.Module) else nn.MaxPool2d(pool, ceil_mode=ceil_mode))
+    return nn.Sequential(*layers)
 
 
-class Conv(ConvNorm):
-    """Convolution without bias, He-normal at the start, then batch norm."""
-
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        kernel: tuple[int, int],
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] = (0, 0),
-        eps: float = CHAINER_EPS,
-    ):
-        conv = Conv2d(n_in, n_out, kernel, stride, padding, bias=False)
-        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # He et al., ICCV 2015
-        super().__init__(conv, nn.BatchNorm2d(n_out, eps=eps))
+def he_conv(
+    n_in: int,
+    n_out: int,
+    kernel: tuple[int, int],
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+) -> nn.Conv2d:
+    """Convolution without bias whose weights start He-normal (He et al., ICCV 2015)."""
+    conv = nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    return conv
 
 
 def linear(n_in: int, n_out: int) -> nn.Linear:
-    """Fully connected layer `(B, in) -> (B, out)` that begins with weights of variance 1 / in and biases of zero."""
+    """Fully connected layer `(B, in) -> (B, out)` that starts with weights of variance 1 / in and biases of zero."""
     layer = nn.Linear(n_in, n_out)
     nn.init.normal_(layer.weight, std=n_in**-0.5)
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def check_waveforms(x: Tensor, network: nn.Module) -> None:
-    """Refuses what is not `(batch, 1, samples)` with one of the network's `LENGTHS`, naming the network.
+def check_waveforms(x: Tensor, network: nn.Module, lengths: Container[int]) -> None:
+    """Checks that a batch is `(batch, 1, samples)` with a length that the network takes.
 
     Raises:
-        ValueError: the shape does not fit.
+        ValueError: the shape does not fit; the message names the network.
     """
-    if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] not in network.LENGTHS:
+    if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] not in lengths:
         raise ValueError(
-            f"{type(network).__name__} takes waveforms of shape (batch, 1, {lengths_text(network.LENGTHS)}), "
+            f"{type(network).__name__} takes waveforms of shape (batch, 1, {lengths_text(lengths)}), "
             f"got {tuple(x.shape)}"
         )
 
@@ -74,4 +77,6 @@ def lengths_text(lengths: Container[int]) -> str:
     >>> lengths_text((30225, 66650)), lengths_text(range(4, 100))
     ('30225 or 66650', '4 or more')
     """
-    return f"{lengths.start} or more" if isinstance(lengths, range) else " or ".join(map(str, lengths))
+    if isinstance(lengths, range):
+        return f"{lengths.start} or more"
+    return " or ".join(map(str, lengths)) if isinstance(lengths, tuple) else str(lengths)

@@ -4,16 +4,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import ConvNorm, check_waveforms
-from esc_lib.models.convolution import Conv2d
+from esc_lib.models.blocks import check_waveforms, conv_block
 
 N_FFT, HOP, BANDS, FRAMES = 2048, 150, 96, 441
 
 
-def conv(n_in: int, n_out: int, kernel: tuple[int, int], stride: int = 1) -> ConvNorm:
-    """Convolution with bias, padded by half its kernel, and batch norm; both begin as PyTorch begins them."""
+def conv(
+    n_in: int, n_out: int, kernel: tuple[int, int], *, stride: int = 1, pool: tuple[int, int] | None = None
+) -> nn.Sequential:
+    """Convolution with bias, padded by half its kernel, batch norm, ReLU and pooling, initialised as by PyTorch."""
     padding = (kernel[0] // 2, kernel[1] // 2)
-    return ConvNorm(Conv2d(n_in, n_out, kernel, (1, stride), padding), nn.BatchNorm2d(n_out))
+    return conv_block(nn.Conv2d(n_in, n_out, kernel, (1, stride), padding), pool=pool)
+
+
+def branch(kernel: int, stride: int, pool: int) -> nn.Sequential:
+    """One scale: two convolutions along time and a pooling, `(B, 1, 1, 66150)` -> `(B, 32, 1, 441)`."""
+    return nn.Sequential(conv(1, 32, (1, kernel), stride=stride), conv(32, 32, (1, 11), pool=(1, pool)))
 
 
 class WaveMsNet(nn.Module):
@@ -38,88 +44,59 @@ class WaveMsNet(nn.Module):
 
     def __init__(self, n_classes: int):
         super().__init__()
-        # Filters of 0.25, 1.2 and 2.3 ms; the longer they are, the larger their step.
-        self.branch1 = nn.ModuleList([conv(1, 32, (1, 11)), conv(32, 32, (1, 11))])
-        self.branch2 = nn.ModuleList([conv(1, 32, (1, 51), stride=5), conv(32, 32, (1, 11))])
-        self.branch3 = nn.ModuleList([conv(1, 32, (1, 101), stride=10), conv(32, 32, (1, 11))])
-        self.conv3 = conv(self.MAPS, 64, (3, 3))
-        self.conv4 = conv(64, 128, (3, 3))
-        self.conv5 = conv(128, 256, (3, 3))
-        self.conv6 = conv(256, 256, (3, 3))
+        # Filters of 0.25, 1.2 and 2.3 ms; the longer they are, the larger their stride. All end in 441 frames.
+        self.branch1 = branch(11, stride=1, pool=150)
+        self.branch2 = branch(51, stride=5, pool=30)
+        self.branch3 = branch(101, stride=10, pool=15)
+        self.conv3 = conv(self.MAPS, 64, (3, 3), pool=(3, 11))
+        self.conv4 = conv(64, 128, (3, 3), pool=(2, 2))
+        self.conv5 = conv(128, 256, (3, 3), pool=(2, 2))
+        self.conv6 = conv(256, 256, (3, 3), pool=(2, 2))
         self.fc1 = nn.Linear(256 * 4 * 5, 4096)
         self.fc2 = nn.Linear(4096, n_classes)
         self.dropout = nn.Dropout(0.5)
 
-    def forward(self, x: Tensor, one: Tensor | None = None) -> Tensor:
-        """`one` is what the first branch makes of the waveform, if that is known already."""
-        check_waveforms(x, self)
-        return self.classify(self.features(x, one))
+    def forward(self, x: Tensor) -> Tensor:
+        check_waveforms(x, self, self.LENGTHS)
+        return self.classify(self.features(x))
 
-    def features(self, x: Tensor, one: Tensor | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """The learned time-frequency map: 3 x 32 bands by 441 frames of 3.4 ms."""
         x = x.unsqueeze(2)  # (B, 1, 66150) -> (B, 1, 1, 66150)
-        if one is None:
-            one = self.branch(x, self.branch1, 150)  # -> (B, 32, 1, 66150) -> (B, 32, 1, 441)
-        two = self.branch(x, self.branch2, 30)  # -> (B, 32, 1, 13230) -> (B, 32, 1, 441)
-        three = self.branch(x, self.branch3, 15)  # -> (B, 32, 1, 6615) -> (B, 32, 1, 441)
-        return torch.cat([one, two, three], dim=1).transpose(1, 2)  # -> (B, 1, 96, 441)
-
-    def branch(self, x: Tensor, convs: nn.ModuleList, pool: int) -> Tensor:
-        """One scale: `(B, 1, 1, 66150)` -> `(B, 32, 1, 441)`."""
-        x = F.relu(convs[0](x))
-        return F.relu(convs[1](x, pool=(1, pool)))
-
-    def windows(self, whole: Tensor, starts: list[int]) -> Tensor:
-        """What the network says of windows of one longer waveform: as of each by itself, but sooner if they overlap.
-
-        The first branch, which is most of the work, is computed once for all. Only the first and the last frame of a
-        window differ, because a window by itself has zeros around it: these few samples are computed again.
-
-        Args:
-            whole: the waveform.
-            starts: where each window begins, in samples.
-
-        Shape:
-            whole: `(1, 1, T)` -> `(len(starts), n_classes)`
-        """
-        x = torch.cat([whole[:, :, start : start + self.INPUT_SAMPLES] for start in starts])  # -> (B, 1, 66150)
-        frame = 150  # samples
-        first = self.branch(x[:, :, : 2 * frame].unsqueeze(2), self.branch1, frame)  # -> (B, 32, 1, 2)
-        last = self.branch(x[:, :, -2 * frame :].unsqueeze(2), self.branch1, frame)
-        whole = self.branch(whole.unsqueeze(2), self.branch1, 1)  # -> (1, 32, 1, T)
-        one = torch.cat([whole[..., start : start + self.INPUT_SAMPLES] for start in starts])  # -> (B, 32, 1, 66150)
-        one = F.max_pool2d(one, (1, frame))  # -> (B, 32, 1, 441)
-        one[..., 0], one[..., -1] = first[..., 0], last[..., 1]
-        return self(x, one)
+        scales = [self.branch1(x), self.branch2(x), self.branch3(x)]  # -> 3 x (B, 32, 1, 441)
+        return torch.cat(scales, dim=1).transpose(1, 2)  # -> (B, 1, 96, 441)
 
     def classify(self, x: Tensor) -> Tensor:
-        """What the map shows: `(B, 1, 96, 441)` -> `(B, n_classes)`."""
-        x = F.relu(self.conv3(x, pool=(3, 11)))  # -> (B, 64, 96, 441) -> (B, 64, 32, 40)
-        x = F.relu(self.conv4(x, pool=(2, 2)))  # -> (B, 128, 32, 40) -> (B, 128, 16, 20)
-        x = F.relu(self.conv5(x, pool=(2, 2)))  # -> (B, 256, 16, 20) -> (B, 256, 8, 10)
-        x = F.relu(self.conv6(x, pool=(2, 2)))  # -> (B, 256, 8, 10) -> (B, 256, 4, 5)
+        """From the map to the classes: `(B, 1, 96, 441)` -> `(B, n_classes)` logits."""
+        x = self.conv3(x)  # -> (B, 64, 96, 441) -> (B, 64, 32, 40)
+        x = self.conv4(x)  # -> (B, 128, 32, 40) -> (B, 128, 16, 20)
+        x = self.conv5(x)  # -> (B, 256, 16, 20) -> (B, 256, 8, 10)
+        x = self.conv6(x)  # -> (B, 256, 8, 10) -> (B, 256, 4, 5)
         x = x.flatten(1)  # -> (B, 5120)
         x = self.dropout(F.relu(self.fc1(x)))  # -> (B, 4096)
         return self.fc2(x)  # -> (B, n_classes)
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram of each waveform, brought to mean 0 and deviation 1.
+    """Log-mel spectrogram of each waveform, standardised to mean 0 and standard deviation 1.
 
     Source: settings as in the authors' code for WaveMsNet (librosa's mel filters, 96 bands, hop 150, the last 80 dB).
-    That code hands the decibels over as they are; here each picture is standardised, because tens of decibels beside
-    the learned map's values around one would drown them.
+    That code passes the decibels on unscaled; here each spectrogram is standardised, because tens of decibels would
+    drown the learned map, whose values are around one.
 
     Shape:
         `(batch, 1, 66150)` -> `(batch, 1, 96, 441)`
     """
 
+    filters: Tensor
+    window: Tensor
+
     def __init__(self, sample_rate: int):
         super().__init__()
-        from torchaudio.functional import melscale_fbanks  # late, so that `import esc_lib` does not need torchaudio
+        from torchaudio.functional import melscale_fbanks  # late: only this network needs torchaudio
 
         filters = melscale_fbanks(N_FFT // 2 + 1, 0.0, sample_rate / 2, BANDS, sample_rate, "slaney", "slaney")
-        # Not in the state dict: they are constants, not something that was learned.
+        # Not in the state dict: they are constants.
         self.register_buffer("filters", filters, persistent=False)  # (1025, 96)
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
 
@@ -136,9 +113,9 @@ class LogMel(nn.Module):
 
 
 class WaveMsNetLogMel(WaveMsNet):
-    """WaveMsNet's phase 2: the learned map and the log-mel spectrogram, one upon the other, read together.
+    """WaveMsNet's phase 2: the classifier sees the learned map and a log-mel spectrogram as two channels.
 
-    Source: as for `WaveMsNet`; how the authors trained it is in `esc_lib.recipes`.
+    Source: as for `WaveMsNet`; how the authors trained it is in `esc_lib.training.recipes`.
 
     Shape:
         as for `WaveMsNet`: the spectrogram is computed inside, on the waveform's device
@@ -150,12 +127,16 @@ class WaveMsNetLogMel(WaveMsNet):
         super().__init__(n_classes)
         self.logmel = LogMel(self.SAMPLE_RATE)
 
-    def forward(self, x: Tensor, one: Tensor | None = None) -> Tensor:
-        check_waveforms(x, self)
-        return self.classify(torch.cat([self.features(x, one), self.logmel(x)], dim=1))  # -> (B, 2, 96, 441)
+    def features(self, x: Tensor) -> Tensor:
+        """The learned map and the spectrogram: `(B, 1, 66150)` -> `(B, 2, 96, 441)`."""
+        return torch.cat([super().features(x), self.logmel(x)], dim=1)
 
     def load_phase_1(self, state: dict[str, Tensor]) -> None:
-        """Takes over what a `WaveMsNet` learned; only conv3's weights for the log-mel spectrogram stay as they were."""
+        """Takes over a `WaveMsNet`'s parameters; only conv3's weights for the log-mel spectrogram stay as they were.
+
+        Args:
+            state: its state dict.
+        """
         weight = self.conv3[0].weight.detach().clone()
         weight[:, :1] = state["conv3.0.weight"]
         self.load_state_dict({**state, "conv3.0.weight": weight})

@@ -1,49 +1,56 @@
 """The M-nets (WaveMxNet): very deep networks of very small filters on the raw waveform, from 3 to 34 layers."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import ConvNorm, check_waveforms
-from esc_lib.models.convolution import Conv2d, norm_and_pool
+from esc_lib.models.blocks import check_waveforms, conv_block
 
 POOL = (1, 4)
 
 
-def conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> ConvNorm:
-    """Convolution along time that keeps the length (divided by the stride), Glorot at the start, then batch norm."""
-    layer = Conv2d(n_in, n_out, (1, kernel), (1, stride), (0, (kernel - stride) // 2))
+def conv(
+    n_in: int, n_out: int, kernel: int, *, stride: int = 1, relu: bool = True, pooled: bool = False
+) -> nn.Sequential:
+    """Convolution along time that keeps the length (divided by the stride), Glorot-uniform at the start, and its norm.
+
+    With `pooled`, a max-pooling by four follows; its last window may be shorter.
+    """
+    layer = nn.Conv2d(n_in, n_out, (1, kernel), (1, stride), (0, (kernel - stride) // 2))
     nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return ConvNorm(layer, nn.BatchNorm2d(n_out))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return conv_block(layer, relu=relu, pool=POOL if pooled else None, ceil_mode=True)
 
 
 class Residual(nn.Module):
-    """Two convolutions and a way around them: conv, norm, ReLU, conv, norm, add, and one more norm after the addition.
+    """Two convolutions and a shortcut: conv, norm, ReLU, conv, norm, add, and one more norm after the addition.
 
-    Source: Dai et al., Fig. 1b. The paper does not say how the way around widens where the channels double; here they
-    are repeated, which needs no weights and gives the paper's number of them.
+    Source: Dai et al., Fig. 1b. The paper does not say how the shortcut widens where the channels double; here they
+    are repeated, which needs no parameters and gives the paper's number of them.
 
     Shape:
-        `(batch, in, 1, T) -> (batch, out, 1, T)`
+        `(batch, in, 1, T) -> (batch, out, 1, T)`, or T / 4 if pooled
     """
 
-    def __init__(self, n_in: int, n_out: int):
+    def __init__(self, n_in: int, n_out: int, *, pooled: bool = False):
         super().__init__()
         self.conv1 = conv(n_in, n_out, 3)
-        self.conv2 = conv(n_out, n_out, 3)
+        self.conv2 = conv(n_out, n_out, 3, relu=False)
         self.norm = nn.BatchNorm2d(n_out)
+        self.pool = nn.MaxPool2d(POOL, ceil_mode=True) if pooled else nn.Identity()
 
-    def forward(self, x: Tensor, pool: tuple[int, int] | None = None, ceil_mode: bool = False) -> Tensor:
-        h = self.conv2(F.relu(self.conv1(x)))
-        around = x.repeat(1, h.shape[1] // x.shape[1], 1, 1)
-        h = h + around
-        return self.norm(h) if pool is None else norm_and_pool(h, self.norm, pool, ceil_mode)
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(self.conv1(x))
+        shortcut = x.repeat(1, h.shape[1] // x.shape[1], 1, 1)
+        return self.pool(F.relu(self.norm(h + shortcut)))
 
 
 class WaveMxNet(nn.Module):
     """A first layer of 10 ms filters, then convolutions of three values each, with a pooling by four now and then.
 
-    No fully connected layers but the last: a global average over time makes a clip of any length one vector.
+    No fully connected layer but the last: a global average over time turns a clip of any length into one vector.
 
     Source: W. Dai, C. Dai, S. Qu, J. Li, S. Das, "Very Deep Convolutional Neural Networks for Raw Waveforms",
     ICASSP 2017, Table 1. The paper standardises its input and does not say over what; here it is each waveform, so
@@ -62,48 +69,47 @@ class WaveMxNet(nn.Module):
 
     SAMPLE_RATE = 8000
     INPUT_SAMPLES = 32000  # 4 s, as long as UrbanSound8K's clips
-    LENGTHS = range(4, 10**9)
+    LENGTHS: ClassVar[range | tuple[int, ...]] = range(4, 10**9)
     FRONT_END = ("conv1", "stages")
     STAGES: tuple[tuple[int, ...], ...]
 
     def __init__(self, n_classes: int):
         super().__init__()
         (width,), *stages = self.STAGES
-        self.conv1 = conv(1, width, 80, stride=4)
+        self.conv1 = conv(1, width, 80, stride=4, pooled=True)
         self.stages = nn.ModuleList()
-        for widths in stages:
-            self.stages.append(nn.Sequential())
-            for n_out in widths:
-                self.stages[-1].append(self.layer(width, n_out))
+        for number, widths in enumerate(stages, 1):
+            layers = []
+            for i, n_out in enumerate(widths, 1):
+                layers.append(self.layer(width, n_out, pooled=i == len(widths) and number < len(stages)))
                 width = n_out
+            self.stages.append(nn.Sequential(*layers))
         self.fc = nn.Linear(width, n_classes)
         nn.init.xavier_uniform_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
-    def layer(self, n_in: int, n_out: int) -> nn.Module:
+    def layer(self, n_in: int, n_out: int, *, pooled: bool) -> nn.Module:
         """What the stages are made of."""
-        return conv(n_in, n_out, 3)
+        return conv(n_in, n_out, 3, pooled=pooled)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self)
+        check_waveforms(x, self, self.LENGTHS)
         return self.classify(self.features(x))
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Each waveform to mean 0 and deviation 1; silence stays 0."""
+        """Each waveform to mean 0 and standard deviation 1; silence stays 0."""
         return F.layer_norm(x, x.shape[2:], eps=1e-10)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the convolutions find: `(B, 1, T)` -> `(B, channels, 1, T / 1024)`, with five stages."""
+        """The last convolution's map: `(B, 1, T)` -> `(B, channels, 1, T / 1024)`, with five stages."""
         x = self.prepare(x).unsqueeze(2)  # (B, 1, 32000) -> (B, 1, 1, 32000)
-        x = F.relu(self.conv1(x, pool=POOL, ceil_mode=True))  # -> (B, channels, 1, 8000) -> (B, channels, 1, 2000)
+        x = self.conv1(x)  # -> (B, channels, 1, 8000) -> (B, channels, 1, 2000)
         for stage in self.stages:  # -> 500 -> 125 -> 32
-            for i, layer in enumerate(stage, 1):
-                pooled = i == len(stage) and stage is not self.stages[-1]
-                x = F.relu(layer(x, pool=POOL if pooled else None, ceil_mode=True))
+            x = stage(x)
         return x
 
     def classify(self, x: Tensor) -> Tensor:
-        """The global average over time and the last layer: `(B, channels, 1, T)` -> `(B, n_classes)`."""
+        """The global average over time and the last layer: `(B, channels, 1, T)` -> `(B, n_classes)` logits."""
         return self.fc(x.mean(dim=(2, 3)))
 
 
@@ -126,5 +132,5 @@ class M18(WaveMxNet):
 class M34Res(WaveMxNet):
     STAGES = ((48,), (48,) * 3, (96,) * 4, (192,) * 6, (384,) * 3)
 
-    def layer(self, n_in: int, n_out: int) -> nn.Module:
-        return Residual(n_in, n_out)
+    def layer(self, n_in: int, n_out: int, *, pooled: bool) -> nn.Module:
+        return Residual(n_in, n_out, pooled=pooled)

@@ -1,0 +1,129 @@
+"""Unpacking a downloaded archive without ever writing outside its folder."""
+
+import gzip
+import lzma
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from esc_lib.files import atomic_folder
+
+Archive = tarfile.TarFile | zipfile.ZipFile
+
+# What zipfile and tarfile raise for damaged or exotic archives. Plain OSError is the disk's.
+DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError,
+    RuntimeError,  # encrypted, or packed in a way that zipfile does not implement
+)  # fmt: skip
+
+
+def extract(archive: str | Path, target: str | Path, *, max_bytes: int) -> Path:
+    """Unpacks a .zip, .tar or .tar.gz (told apart by content) into the new folder `target`.
+
+    All members are checked before the first is written; `._*` and `__MACOSX` of Macs are left out. `target` appears
+    when all is there.
+
+    Args:
+        target: folder to make.
+        max_bytes: most bytes that the unpacked files may have in all.
+
+    Returns:
+        `target`.
+
+    Raises:
+        FileExistsError: `target` is there already.
+        ValueError: not a complete archive, or a member that is a link or a device, would lie outside `target`, or takes
+            the sum over `max_bytes`. Nothing is left behind.
+        WriteError: the disk cannot be written. Nothing is left behind.
+    """
+    archive, target = Path(archive), Path(target)
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} exists already: move it away or delete it, then extract {archive} again")
+    try:
+        with _open_archive(archive) as handle:
+            members = _checked_members(handle, archive, max_bytes)
+            with atomic_folder(target) as folder:
+                for name, info in tqdm(members, desc=f"extracting {archive.name}", unit="file"):
+                    try:
+                        _extract_member(handle, info, folder)
+                    except (*DAMAGED, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+                        raise zipfile.BadZipFile(f"member {name!r} cannot be extracted: {error}") from error
+    except DAMAGED as error:
+        raise ValueError(
+            f"{archive} ({archive.stat().st_size} bytes) is not a complete .zip, .tar or .tar.gz archive: {error}. "
+            "Delete it and fetch it again."
+        ) from error
+    return target
+
+
+def _open_archive(archive: Path) -> Archive:
+    """Opens as tar or zip by content. Tar first: a zip stored at a tar's end makes the whole look like a zip."""
+    return tarfile.open(archive) if tarfile.is_tarfile(archive) else zipfile.ZipFile(archive)
+
+
+def _members(handle: Archive) -> Iterator[tuple[str, str, int, Any]]:
+    """Yields (name, "file" or "folder" or "link or device", size in bytes, info object) of each member."""
+    if isinstance(handle, zipfile.ZipFile):
+        for zipped in handle.infolist():
+            if zipped.header_offset < 0:  # zipfile would seek there: an OSError that looks like the disk's
+                raise zipfile.BadZipFile("its beginning is missing")
+            plain = stat.S_IFMT(zipped.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)  # 0: made on Windows
+            kind = "link or device" if not plain else "folder" if zipped.is_dir() else "file"
+            yield zipped.orig_filename, kind, zipped.file_size, zipped
+        return
+    for info in handle:
+        kind = "file" if info.isreg() else "folder" if info.isdir() else "link or device"
+        pieces: Any = info.sparse or ()  # of a file with holes: tarfile writes them all, then cuts to the size
+        yield info.name, kind, max(info.size, sum(max(0, length) for _, length in pieces)), info
+    handle.fileobj.seek(handle.offset)  # tarfile takes a damaged header, or none, for the end
+    if handle.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("the mark at the end is missing")
+    while handle.fileobj.read(1 << 16):
+        pass  # gzip compares its checksum only when it is read to its end
+
+
+def _checked_members(handle: Archive, archive: Path, max_bytes: int) -> list[tuple[str, Any]]:
+    """Returns (name, info object) of the members to extract; ValueError names the first that must not be."""
+    members, total, files = [], 0, 0
+    for name, kind, size, info in tqdm(_members(handle), desc=f"checking {archive.name}", unit="file"):
+        total += size
+        reason = _refusal(name, kind, size)
+        if total > max_bytes:
+            reason = f"takes the sum over max_bytes={max_bytes}, more than this set can hold"
+        if reason:
+            raise ValueError(f"{archive}: member {name!r} {reason}. Nothing was extracted.")
+        if not any(piece == "__MACOSX" or piece.startswith("._") for piece in name.split("/")):
+            members.append((name, info))
+            files += kind == "file"
+    if not files:
+        raise zipfile.BadZipFile("it holds no files")
+    return members
+
+
+def _refusal(name: str, kind: str, size: int) -> str:
+    """Why a member must not be extracted, or "". Holds for Windows and POSIX paths alike."""
+    if kind not in ("file", "folder") or size < 0:
+        return f"is a {kind} of {size} bytes, not a plain file or folder"
+    if name.startswith("/") or re.search("(^|/)[A-Za-z]:", name):
+        return "has an absolute path"
+    if "\\" in name or "\0" in name:
+        return "has a backslash or a null byte in its name"
+    return "would lie outside the target folder" if ".." in name.split("/") else ""
+
+
+def _extract_member(handle: Archive, info: Any, folder: Path) -> None:
+    """Writes one member below `folder`; tarfile and zipfile make sure that it stays there."""
+    if isinstance(handle, tarfile.TarFile):
+        handle.extract(info, folder, set_attrs=False, filter="data")
+        return
+    written = os.path.getsize(handle.extract(info, folder))  # never more than it claims: zipfile stops there
+    if not info.is_dir() and written != info.file_size:
+        raise zipfile.BadZipFile(f"it has {written} bytes but claims {info.file_size}")

@@ -1,0 +1,231 @@
+"""What each data set is: its classes, folds and size, where it comes from, and how its table of clips is read.
+
+Sources: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM MM 2015 (ESC-50 and ESC-10);
+J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research", ACM MM 2014 (UrbanSound8K).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from esc_lib.paths import data_folder
+
+ESC50_COMMIT = "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6"
+
+ESC50_CLASSES = (
+    "dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insects", "sheep", "crow",
+    "rain", "sea_waves", "crackling_fire", "crickets", "chirping_birds",
+    "water_drops", "wind", "pouring_water", "toilet_flush", "thunderstorm",
+    "crying_baby", "sneezing", "clapping", "breathing", "coughing",
+    "footsteps", "laughing", "brushing_teeth", "snoring", "drinking_sipping",
+    "door_wood_knock", "mouse_click", "keyboard_typing", "door_wood_creaks", "can_opening",
+    "washing_machine", "vacuum_cleaner", "clock_alarm", "clock_tick", "glass_breaking",
+    "helicopter", "chainsaw", "siren", "car_horn", "engine",
+    "train", "church_bells", "airplane", "fireworks", "hand_saw",
+)  # fmt: skip
+# Tokozume et al. number ESC-10's classes 0..9 in this order (their code, data preparation).
+ESC10_CLASSES = (
+    "dog", "rain", "sea_waves", "crying_baby", "clock_tick",
+    "sneezing", "helicopter", "chainsaw", "rooster", "crackling_fire",
+)  # fmt: skip
+URBANSOUND8K_CLASSES = (
+    "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling",
+    "engine_idling", "gun_shot", "jackhammer", "siren", "street_music",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A published set of labelled clips.
+
+    Attributes:
+        name: as `prepare`, `load_clips` and `recipe` take it.
+        title: as people write it.
+        classes: names in the order of the targets 0, 1, ...
+        fold_sizes: number of clips published in each official fold: `{fold: clips}`.
+        seconds: longest a clip may be; what comes after is cut when the set is prepared.
+        table: path of the table of clips inside the set's folder.
+        columns: the table's own names for (file, fold, category, recording).
+        licence: under which the recordings are published.
+        max_bytes: most that the unpacked set can have, with room for other formats; an archive of more is refused.
+        url: official download; empty where the set is made here.
+        size, sha256, md5: of the download; None where unknown.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    fold_sizes: dict[int, int]
+    seconds: float
+    table: str
+    columns: tuple[str, str, str, str]
+    licence: str
+    max_bytes: int
+    url: str = ""
+    size: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        return tuple(self.fold_sizes)
+
+    @property
+    def n_clips(self) -> int:
+        return sum(self.fold_sizes.values())
+
+
+_ESC_LAYOUT: dict[str, Any] = dict(
+    seconds=5.0,
+    table="meta/esc50.csv",
+    columns=("filename", "fold", "category", "src_file"),
+    max_bytes=1_500_000_000,  # ESC-50 has 0.9 GB, and ESC-10 may be given as the whole of it
+)
+
+DATASETS = {
+    d.name: d
+    for d in (
+        Dataset(
+            name="synthetic",
+            title="the course's built-in sounds",
+            classes=ESC10_CLASSES,
+            fold_sizes=dict.fromkeys(range(1, 6), 40),
+            licence="MIT, like the course",
+            **_ESC_LAYOUT,
+        ),
+        Dataset(
+            name="esc10",
+            title="ESC-10",
+            classes=ESC10_CLASSES,
+            fold_sizes=dict.fromkeys(range(1, 6), 80),
+            licence="CC BY 3.0",
+            # ESC-10 is 400 of ESC-50's files, which can be had one by one: 176 MB instead of 646 MB.
+            url=f"https://raw.githubusercontent.com/karolpiczak/ESC-50/{ESC50_COMMIT}/",
+            **_ESC_LAYOUT,
+        ),
+        Dataset(
+            name="esc50",
+            title="ESC-50",
+            classes=ESC50_CLASSES,
+            fold_sizes=dict.fromkeys(range(1, 6), 400),
+            licence="CC BY-NC 3.0",
+            # A pinned commit: the hash of master.zip moves with each edit of the README.
+            url=f"https://github.com/karolpiczak/ESC-50/archive/{ESC50_COMMIT}.zip",
+            size=645_832_161,
+            sha256="661183a6f53ef04f12c9bd618fed0ddc1713280d6c94a5a5431e844ba6f6a21f",
+            **_ESC_LAYOUT,
+        ),
+        Dataset(
+            name="urbansound8k",
+            title="UrbanSound8K",
+            classes=URBANSOUND8K_CLASSES,
+            fold_sizes=dict(enumerate((873, 888, 925, 990, 936, 823, 838, 806, 816, 837), start=1)),
+            seconds=4.0,
+            table="metadata/UrbanSound8K.csv",
+            columns=("slice_file_name", "fold", "class", "fsID"),
+            licence="CC BY-NC 3.0",
+            max_bytes=12_000_000_000,  # as published it has 7 GB
+            url="https://zenodo.org/records/1203745/files/UrbanSound8K.tar.gz?download=1",
+            size=6_023_741_708,
+            md5="9aa69802bbf37fb986f71ec1483a196e",
+        ),
+    )
+}
+
+
+def get_dataset(name: str) -> Dataset:
+    """The data set of that name.
+
+    Raises:
+        ValueError: no such data set; the message lists those there are.
+
+    >>> get_dataset("esc10").n_clips
+    400
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def find_root(dataset: Dataset, folder: str | Path) -> Path:
+    """The folder that holds the set's table: `folder` itself, or the one folder inside it that an archive wraps it in.
+
+    Raises:
+        FileNotFoundError: the table is in neither.
+    """
+    folder = Path(folder)
+    candidates = [folder, *sorted(child for child in folder.glob("*") if child.is_dir())]
+    for root in candidates:
+        if (root / dataset.table).is_file():
+            return root
+    raise FileNotFoundError(
+        f"{folder} is not {dataset.title}: expected {dataset.table} in it (or in a folder inside it); "
+        "pass the extracted folder or the downloaded archive as source"
+    )
+
+
+def read_table(dataset: Dataset, root: str | Path) -> pd.DataFrame:
+    """One row per clip of the set, sorted by fold and file name.
+
+    Args:
+        dataset: which set.
+        root: folder that holds the set's table and audio (see `find_root`).
+
+    Returns:
+        columns `file` (path below `root`), `fold`, `target` (0, 1, ... in the order of `dataset.classes`),
+        `category` (the class's name) and `recording` (the recording that the clip was cut from).
+
+    Raises:
+        ValueError: the table cannot be read, lacks a column, or holds a row that does not fit the set.
+    """
+    path = Path(root) / dataset.table
+    try:
+        raw = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}; expected {dataset.title}'s CSV") from error
+    missing = [column for column in dataset.columns if column not in raw.columns]
+    if missing:
+        raise ValueError(
+            f"{path} lacks the column(s) {', '.join(missing)}: it has {', '.join(map(str, raw.columns))}; "
+            f"expected {dataset.title}'s own table"
+        )
+    if dataset.name == "esc10":
+        raw = raw[raw["category"].isin(dataset.classes)]  # ESC-10 is these ten classes of ESC-50
+    table = raw[list(dataset.columns)].set_axis(["file", "fold", "category", "recording"], axis="columns")
+    _check_rows(dataset, table, path)
+    folder = "audio/fold" + table["fold"].astype(str) if dataset.name == "urbansound8k" else "audio"
+    table["file"] = folder + "/" + table["file"].astype(str)
+    table["target"] = table["category"].map(dataset.classes.index)
+    columns = ["file", "fold", "target", "category", "recording"]
+    return table[columns].sort_values(["fold", "file"], ignore_index=True)
+
+
+def _check_rows(dataset: Dataset, table: pd.DataFrame, path: Path) -> None:
+    problems = [
+        ("a class that is not in the set", ~table["category"].isin(dataset.classes)),
+        ("a fold that is not in the set", ~table["fold"].isin(dataset.folds)),
+        ("no file name", table["file"].isna()),
+        ("a duplicated file name", table["file"].duplicated()),
+        # A table from elsewhere may not lead out of the set's folder.
+        ("a file name with a folder in it", table["file"].astype(str).str.contains(r"[/\\]")),
+    ]
+    for problem, rows in problems:
+        if rows.any():
+            row = table[rows].iloc[0].to_dict()
+            raise ValueError(f"{path}: {int(rows.sum())} row(s) with {problem}; the first is {row}")
+
+
+def prepared_folder(dataset: str, sample_rate: int, data_dir: str | Path | None = None) -> Path:
+    """Where `prepare` puts a set at a rate (Hz) and `load_clips` looks for it.
+
+    Raises:
+        ValueError: no such set, or an impossible rate.
+
+    >>> prepared_folder("esc10", 16000, data_dir="/sounds").name
+    'esc10-16000'
+    """
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 1000 <= sample_rate <= 192_000:
+        raise ValueError(f"sample_rate {sample_rate!r}: expected a whole number of Hz from 1000 to 192000, say 16000")
+    return data_folder(data_dir) / f"{get_dataset(dataset).name}-{sample_rate}"

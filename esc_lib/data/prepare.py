@@ -1,0 +1,258 @@
+"""From a data set's recordings to one packed file: decode, mix to mono, resample, store end to end as int16."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import soundfile
+import soxr
+from tqdm import tqdm
+
+from esc_lib.data.archives import extract
+from esc_lib.data.clips import COLUMNS, read_metadata
+from esc_lib.data.datasets import Dataset, find_root, get_dataset, prepared_folder, read_table
+from esc_lib.data.download import file_hash
+from esc_lib.data.sources import official_recordings
+from esc_lib.files import atomic_folder, explain_write_errors
+
+Waveform = npt.NDArray[np.float32]
+Item, Result = TypeVar("Item"), TypeVar("Result")
+_AGAIN = "fetch it again"
+# What libsndfile's log says of an ogg cut inside a page, between two pages, and inside its last one.
+_CUT_OGG = ("without an End-Of-Stream", "Last page lacks an end-of-stream", "Junk after the last page")
+
+
+def prepare(
+    dataset: str,
+    sample_rate: int,
+    *,
+    source: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    subset: bool = False,
+) -> Path:
+    """Packs a data set at one sampling rate into `<data_dir>/<dataset>-<sample_rate>/`, ready for `load_clips`.
+
+    Every recording is decoded, averaged to mono, resampled, cut at the set's longest clip (5 s for ESC, 4 s for
+    UrbanSound8K) and rounded to 16 bit. The folder holds `clips.npy`, `clips.csv` and `dataset.json`, and takes its
+    name only when it is complete, so that a run that was killed is simply run again. A set that is prepared already is
+    kept, unless it came from another source.
+
+    Args:
+        dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
+        sample_rate: Hz; the papers use 8000, 16000, 20000 and 44100.
+        source: the extracted set or its archive; None makes the synthetic set and downloads the others.
+        data_dir: where data lies, if not in `ESC_DATA` or the repository's `data/`.
+        subset: accept a source with fewer clips than were published, and mark the prepared set as a subset.
+
+    Returns:
+        the folder.
+
+    Raises:
+        ValueError: unknown set, a recording or a table that cannot be read, or clips missing from a whole set.
+        FileNotFoundError: no such source, or no such set in it.
+        DownloadError: the official download failed.
+        WriteError: the folder cannot be written.
+    """
+    spec = get_dataset(dataset)
+    folder = prepared_folder(dataset, sample_rate, data_dir)
+    if source is not None and not Path(source).expanduser().exists():
+        raise FileNotFoundError(f"source {source} does not exist (seen from {Path.cwd()}): pass a folder or an archive")
+    if source is None and _is_ready(folder, subset):
+        return folder
+    with explain_write_errors(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with _open_source(spec, source, folder.parent) as (name, opened):
+        root = find_root(spec, opened)
+        table = read_table(spec, root)
+        is_subset = _check_complete(spec, table, root, subset)
+        source_sha256 = _hash_recordings(spec, table, root)
+        if not _is_ready(folder, subset, source_sha256):
+            _refuse_to_replace_whole(folder, is_subset)
+            metadata = _describe(spec, sample_rate, is_subset, {"name": name, "sha256": source_sha256})
+            _pack(spec, table, root, folder, metadata)
+    return folder
+
+
+# Where the recordings come from ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open_source(spec: Dataset, source: str | Path | None, data: Path) -> Iterator[tuple[str, Path]]:
+    """The source's name (without its path) and a folder with its recordings, for as long as the block lasts."""
+    if source is None:
+        yield "official", official_recordings(spec, data / "sources" / spec.name, data / "downloads")
+        return
+    source = Path(source).expanduser().resolve()
+    if source.is_dir():
+        yield source.name, source
+        return
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=data) as folder:
+        yield source.name, extract(source, Path(folder) / "set", max_bytes=spec.max_bytes)
+
+
+# Checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check_complete(spec: Dataset, table: pd.DataFrame, root: Path, subset: bool) -> bool:
+    """Whether the table is less than the whole set, which the caller must have allowed; every file in it is there."""
+    absent = [file for file in table["file"] if not (root / file).is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{root} lacks {len(absent)} of the {len(table)} recordings in {spec.table}: {', '.join(absent[:5])}"
+            f"{', ...' if len(absent) > 5 else ''}; fetch the set again"
+        )
+    if len(table) == 0:
+        raise ValueError(f"{root / spec.table} lists no clip of {spec.title}")
+    sizes = table["fold"].value_counts()
+    short = [f"fold {f}: {sizes.get(f, 0)} of {n} clips" for f, n in spec.fold_sizes.items() if sizes.get(f, 0) != n]
+    short += [f"class {name}: no clip" for name in spec.classes if name not in set(table["category"])]
+    if short and not subset:
+        raise ValueError(
+            f"{root} is not the whole of {spec.title}: {'; '.join(short)}. "
+            "Fetch what is missing, or prepare it as a subset: prepare(..., subset=True)"
+        )
+    return bool(short)
+
+
+def _is_ready(folder: Path, subset: bool, source_sha256: str | None = None) -> bool:
+    """Whether `folder` holds what is asked for: the whole set (or the subset allowed), from this source if given."""
+    if not (folder / "dataset.json").is_file():
+        return False
+    metadata = read_metadata(folder)
+    return (subset or not metadata["subset"]) and source_sha256 in (None, metadata["origin"]["sha256"])
+
+
+def _refuse_to_replace_whole(folder: Path, subset: bool) -> None:
+    if subset and _is_ready(folder, subset=False):
+        raise ValueError(
+            f"{folder} holds the whole set, which a subset would replace: "
+            "pass another data_dir for the subset, or delete the folder first"
+        )
+
+
+def _hash_recordings(spec: Dataset, table: pd.DataFrame, root: Path) -> str:
+    """SHA-256 over the table and every recording in it: the same recordings have the same hash, wherever they lie."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashes = list(pool.map(lambda file: file_hash(root / file), [spec.table, *table["file"]]))
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+# Audio ----------------------------------------------------------------------------------------------------------
+
+
+def read_audio(path: str | Path) -> tuple[Waveform, int]:
+    """Decodes a recording (anything libsndfile reads) and averages its channels.
+
+    Args:
+        path: the file.
+
+    Returns:
+        waveform `(frames,)` float32, full scale at 1.0, and its sampling rate in Hz.
+
+    Raises:
+        ValueError: empty, truncated, not audio, or with samples that are not finite.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            channels = file.read(dtype="float32", always_2d=True)
+            log, rate = file.extra_info, file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path} cannot be decoded ({error.error_string}): not audio, or damaged; {_AGAIN}") from error
+    # libsndfile reads what is left of a truncated file and says so in its log alone.
+    cut = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if cut or any(sign in log for sign in _CUT_OGG):
+        detail = f": {cut[2]} of {cut[1]} bytes of audio are there" if cut else ""
+        raise ValueError(f"{path} is truncated{detail}; {_AGAIN}")
+    if len(channels) == 0:
+        raise ValueError(f"{path} holds no samples; {_AGAIN}")
+    if not np.isfinite(channels).all():
+        raise ValueError(f"{path} holds samples that are not finite (NaN or infinite): repair or remove it")
+    return channels.mean(axis=1), rate
+
+
+def to_int16(waveform: Waveform, rate: int, sample_rate: int, seconds: float) -> npt.NDArray[np.int16]:
+    """Resamples a waveform, cuts it at `seconds` and rounds it to 16 bit.
+
+    Args:
+        waveform: full scale at 1.0.
+        rate, sample_rate: of the waveform, and of the result, in Hz.
+        seconds: longest that the result may be.
+
+    Shape:
+        `(frames,)` -> `(at most seconds * sample_rate,)`
+    """
+    resampled = soxr.resample(waveform, rate, sample_rate)
+    cut = resampled[: round(seconds * sample_rate)]
+    return np.clip(np.rint(cut * 32768), -32768, 32767).astype(np.int16)
+
+
+# Packing --------------------------------------------------------------------------------------------
+
+
+def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, metadata: dict[str, Any]) -> None:
+    """Writes the prepared folder, which takes its place when it is complete."""
+    rate = metadata["sample_rate"]
+    with atomic_folder(folder, replace=True) as making:
+        clips = _map_ahead(lambda file: to_int16(*read_audio(root / file), rate, spec.seconds), table["file"])
+        progress = tqdm(clips, desc=f"{spec.title} at {rate} Hz", total=len(table), unit="clip")
+        frames = _write_end_to_end(making / "clips.npy", progress)
+        offsets = np.cumsum([0, *frames[:-1]])
+        table.assign(offset=offsets, frames=frames)[list(COLUMNS)].to_csv(making / "clips.csv", index=False)
+        metadata = {**metadata, "clips": len(table), "folds": table["fold"].value_counts(sort=False).to_dict()}
+        (making / "dataset.json").write_text(json.dumps(metadata, indent=4), encoding="utf-8")
+
+
+def _map_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 64) -> Iterator[Result]:
+    """`map` on every core (decoding and resampling release Python's lock), at most `ahead` results in advance."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _write_end_to_end(path: Path, clips: Iterable[npt.NDArray[np.int16]]) -> list[int]:
+    """Writes int16 arrays as one `.npy` file, never all in memory, and returns the length of each."""
+    frames = []
+    with open(path, "wb") as file:
+        _write_npy_header(file, 0)
+        for clip in clips:
+            file.write(clip.tobytes())
+            frames.append(len(clip))
+        file.seek(0)
+        _write_npy_header(file, sum(frames))  # as long as the first: numpy leaves room for the length to grow
+        os.fsync(file.fileno())
+    return frames
+
+
+def _write_npy_header(file: BinaryIO, length: int) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<i2", "fortran_order": False, "shape": (length,)})
+
+
+def _describe(spec: Dataset, sample_rate: int, subset: bool, origin: dict[str, str]) -> dict[str, Any]:
+    libraries = {name: version(name) for name in ("esc-course", "numpy", "soundfile", "soxr")}
+    return {
+        "dataset": spec.name,
+        "title": spec.title,
+        "sample_rate": sample_rate,
+        "classes": list(spec.classes),
+        "subset": subset,
+        "origin": origin,
+        "licence": spec.licence,
+        "versions": {**libraries, "libsndfile": soundfile.__libsndfile_version__},
+    }

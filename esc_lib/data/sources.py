@@ -1,0 +1,89 @@
+"""The official recordings of a set: fetched from where their authors publish them, or generated, and verified."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from esc_lib.data.archives import extract
+from esc_lib.data.datasets import Dataset, find_root, read_table
+from esc_lib.data.download import DownloadError, download, file_hash
+from esc_lib.data.synthetic import make_synthetic
+from esc_lib.files import explain_write_errors
+
+ESC50_TABLE_SHA256 = "ca660da60191a97de289983a05821c9382d852a38a2ba8428980816b68cf6246"
+ESC50_WAV_BYTES = 441_044
+ESC50_MD5_INDEX = "https://zenodo.org/records/11176809/files/esc50_index_2.0.json"
+URBANSOUND8K_MIRROR = "https://s3.amazonaws.com/pytorch-tutorial-assets/UrbanSound8K.tar.gz"
+
+
+def official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
+    """Generates or fetches the set into `folder`, if it is not there already, and returns it.
+
+    Args:
+        spec: which set.
+        folder: where its recordings shall be.
+        downloads: where archives are kept.
+
+    Raises:
+        ValueError: what was fetched is not the published set.
+        DownloadError: it cannot be fetched.
+        WriteError: it cannot be written.
+    """
+    if spec.name == "esc10":
+        return _fetch_esc10(spec, folder)
+    if folder.is_dir():
+        return folder
+    if spec.name == "synthetic":
+        return make_synthetic(folder)
+    if spec.name == "esc50":
+        return _fetch_esc50(spec, folder, downloads)
+    archive = downloads / "UrbanSound8K.tar.gz"
+    try:
+        download(spec.url, archive, md5=spec.md5, size=spec.size)
+    except DownloadError:
+        archive = downloads / "UrbanSound8K-mirror.tar.gz"  # with a .part of its own, so that the first is kept
+        download(URBANSOUND8K_MIRROR, archive, md5=spec.md5, size=spec.size)
+    return extract(archive, folder, max_bytes=spec.max_bytes)
+
+
+def _fetch_esc50(spec: Dataset, folder: Path, downloads: Path) -> Path:
+    archive = download(spec.url, downloads / "ESC-50.zip")
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=downloads) as temporary:
+        unpacked = extract(archive, Path(temporary) / "set", max_bytes=spec.max_bytes)
+        if file_hash(archive) != spec.sha256:  # the host does not promise an archive's bytes: its contents count then
+            _check_esc50_contents(find_root(spec, unpacked), archive)
+        with explain_write_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unpacked, folder)
+    return folder
+
+
+def _check_esc50_contents(root: Path, archive: Path) -> None:
+    hint = f"delete {archive} and prepare again, or fetch the set by hand and pass it as source"
+    found = file_hash(root / "meta/esc50.csv")
+    if found != ESC50_TABLE_SHA256:
+        raise ValueError(
+            f"meta/esc50.csv in the downloaded ESC-50 has SHA-256 {found}, expected {ESC50_TABLE_SHA256}; {hint}"
+        )
+    wrong = [path.name for path in sorted((root / "audio").glob("*.wav")) if path.stat().st_size != ESC50_WAV_BYTES]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} wav(s) of the downloaded ESC-50 are not of {ESC50_WAV_BYTES} bytes: {wrong[:5]}; {hint}"
+        )
+
+
+def _fetch_esc10(spec: Dataset, folder: Path) -> Path:
+    """ESC-10's own 400 files, each checked against its published MD5; those that are there are not fetched again."""
+    download(spec.url + spec.table, folder / spec.table, sha256=ESC50_TABLE_SHA256)
+    index = download(ESC50_MD5_INDEX, folder / "esc50_index_2.0.json")
+    try:
+        clips = json.loads(index.read_text(encoding="utf-8"))["clips"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is not the published index ({error}): delete it and prepare again") from error
+    for file in tqdm(read_table(spec, folder)["file"], desc="ESC-10", unit="file"):
+        _, md5 = clips[Path(file).stem]["audio"]
+        download(spec.url + file, folder / file, md5=md5, size=ESC50_WAV_BYTES)
+    return folder

@@ -1,0 +1,196 @@
+"""Published and measured results, each from files in the repository's `data/results/`.
+
+`published.csv` holds a row per network and training scheme, accuracies in percent. Of every finished cross-validation
+`save_record` writes two files: `<name>.json`, its settings and results, and `<name>.csv.gz`, every run's probabilities
+for every test clip, from which all results can be computed again. So no number in a table is typed in by hand.
+"""
+
+import gzip
+import hashlib
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from esc_lib.data.datasets import get_dataset
+from esc_lib.evaluation.cross_validation import CrossValidation, run_name
+from esc_lib.files import atomic_write, read_json, write_json
+from esc_lib.paths import RESULTS
+from esc_lib.training.config import TrainConfig
+from esc_lib.training.recipes import recipe
+from esc_lib.training.runs import load_run
+
+LAST_EPOCH, VALIDATED = "the last epoch", "the epoch that did best on the validation fold"
+CODECS = {".ogg": "Ogg Vorbis recordings"}  # the papers' were wav
+COLUMNS = [
+    "network", "training", "data set", "tested on", "seeds", "epochs", "accuracy", "std", "95 %", "published",
+    "difference from the recipe", "minutes",
+]  # fmt: skip
+# Settings that do not change the last epoch's numbers, or have a column of their own.
+NOT_COMPARED = {
+    "train_folds",
+    "eval_folds",
+    "validation_folds",
+    "seed",
+    "epochs",
+    "eval_every",
+    "keep_n",
+    "compile",
+    "start_from",
+}
+
+
+def published_results(*networks: str) -> pd.DataFrame:
+    """Published accuracies (%) of some networks, or of all: network, training, a column per data set, source."""
+    table = pd.read_csv(RESULTS / "published.csv").rename(columns={"learning": "training"})
+    return table[table["network"].isin(networks or table["network"])].reset_index(drop=True)
+
+
+def measured_results(*networks: str) -> pd.DataFrame:
+    """This repository's recorded cross-validations of some networks, or of all: a row each.
+
+    Accuracies in percent: mean and standard deviation over the runs, 95 % interval over the recordings, and the
+    paper's.
+    """
+    found = [load_record(path.stem) for path in sorted(RESULTS.glob("*.json"))]
+    rows = [_row(one) for one in found if not networks or one.config.architecture in networks]
+    order = {name: i for i, name in enumerate(published_results()["network"].unique())}
+    rows.sort(key=lambda row: (row[2], order.get(row[0], len(order)), row[1]))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> Path:
+    """Writes the record of a finished cross-validation.
+
+    Args:
+        found: what `cross_validate` returned; its run directories are still there.
+        results_dir: where to, if not into the repository's `data/results/`.
+
+    Returns:
+        the JSON file.
+
+    Raises:
+        ValueError: there is a record of the same settings already, of other recordings or with runs that this lacks.
+        WriteError: it cannot be written.
+    """
+    folder = results_dir or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    name = found.path.name.removeprefix("cv-")
+    _check_no_run_is_lost(folder / f"{name}.json", found)
+    # Significant digits: a confident mistake gives the true class a millionth, and that counts.
+    table = found.predictions.to_csv(index=False, float_format="%.4g", lineterminator="\n").encode()
+    atomic_write(folder / f"{name}.csv.gz", lambda file: file.write(_packed(table)))
+    runs = [load_run(found.path / run_name(row.fold, row.seed)) for row in found.runs.itertuples()]
+    sessions = [{"run": run.path.name, **session} for run in runs for session in run.sessions]
+    config = found.config.to_dict()
+    config["start_from"] = Path(config["start_from"]).parent.name  # a path means nothing elsewhere
+    record = {
+        "config": config,
+        "selection": VALIDATED if found.config.validation_folds else LAST_EPOCH,
+        "data": found.data,
+        "runs": json.loads(found.runs.round({"accuracy": 6, "best": 6, "minutes": 2}).to_json(orient="records")),
+        "trained_on": {run.path.name: list(run.config.train_folds) for run in runs},
+        "predictions": {"clips": len(found.predictions), "sha256": hashlib.sha256(table).hexdigest()},
+        "sessions": sessions,
+    }
+    write_json(folder / f"{name}.json", record)
+    return folder / f"{name}.json"
+
+
+def load_record(name: str) -> CrossValidation:
+    """A recorded cross-validation: everything that `cross_validate` returned, except its run directories.
+
+    Args:
+        name: of the record, `<name>.json`.
+
+    Raises:
+        FileNotFoundError: no such record; the message lists those there are.
+        ValueError: its predictions are not those that it was written with.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RESULTS.glob("*.json")))
+        raise FileNotFoundError(f"{path} is not there: records are {known}")
+    record = read_json(path, dict)
+    table = gzip.decompress(path.with_suffix(".csv.gz").read_bytes())
+    if hashlib.sha256(table).hexdigest() != record["predictions"]["sha256"]:
+        raise ValueError(f"{path.with_suffix('.csv.gz')} is not what {path.name} was written with: restore both")
+    runs = pd.DataFrame(record["runs"]).astype({"best": float, "temperature": float})
+    config = record["config"]
+    if record["selection"] == VALIDATED and "validation_folds" not in config:  # they were the evaluation folds once
+        config |= {"validation_folds": config["eval_folds"], "eval_folds": [int(runs["fold"][0])]}
+    predictions = pd.read_csv(BytesIO(table)).rename(columns={"source": "recording"})  # its older name
+    return CrossValidation(path, TrainConfig.from_dict(config), record["data"], runs, predictions)
+
+
+def training_name(config: TrainConfig) -> str:
+    """The training scheme in words: "standard" or "between-class", and whether with strong augmentation."""
+    name = "between-class" if config.between_class else "standard"
+    return f"{name}, strong augmentation" if config.strong_augmentation else name
+
+
+def recipe_diff(found: CrossValidation) -> str:
+    """How a cross-validation differs from its network's published recipe on the whole set, in words."""
+    config = found.config
+    scheme = {name: True for name in ("between_class", "strong_augmentation") if getattr(config, name)}
+    own, paper = config.to_dict(), recipe(config.architecture, config.dataset, **scheme).to_dict()
+    parts = [f"{config.epochs} epochs, not {paper['epochs']}"] if config.epochs != paper["epochs"] else []
+    parts += [f"phase 1 is {config.start_from}"] if config.start_from else []
+    parts += [
+        f"{key} {own[key]}, not {paper[key]}" for key in own if key not in NOT_COMPARED and own[key] != paper[key]
+    ]
+    used = {*config.train_folds, *config.eval_folds, *config.validation_folds}
+    if used != set(get_dataset(config.dataset).folds):
+        parts.append(f"only folds {_listed(sorted(used))}")
+    elif found.data["subset"]:
+        parts.append("a subset of the clips")
+    if config.validation_folds:
+        parts.append(f"one training fold fewer: it chooses among epochs {config.eval_every} apart")
+    suffixes = {Path(file).suffix for file in found.predictions["file"]}
+    return "; ".join(parts + [CODECS[suffix] for suffix in sorted(suffixes & set(CODECS))])
+
+
+def _row(found: CrossValidation) -> tuple[Any, ...]:
+    config, summary = found.config, found.summary()
+    paper = published_results(config.architecture).query(
+        "training == @name", local_dict={"name": training_name(config)}
+    )
+    of_set = paper[config.dataset].dropna() if config.dataset in paper else paper.iloc[:0, 0]
+    return (
+        config.architecture,
+        training_name(config),
+        config.dataset,
+        _listed(sorted(found.runs["fold"].unique())),
+        found.runs["seed"].nunique(),
+        config.epochs,
+        f"{100 * summary['mean of runs']:.1f}",
+        f"{100 * summary['standard deviation of runs']:.1f}" if len(found.runs) > 1 else "",
+        f"{100 * summary['95 % from']:.1f} to {100 * summary['95 % to']:.1f}",
+        f"{of_set.iloc[0]:.1f}" if len(of_set) else "",
+        recipe_diff(found),
+        round(found.runs["minutes"].sum()),
+    )
+
+
+def _check_no_run_is_lost(path: Path, found: CrossValidation) -> None:
+    if path.is_file():
+        record = read_json(path, dict)
+        if record["data"] != found.data:
+            raise ValueError(
+                f"{path} is kept: it is of other recordings; delete it first, or choose another results_dir"
+            )
+        earlier = {(run["fold"], run["seed"]) for run in record["runs"]}
+        lost = sorted(earlier - {(run.fold, run.seed) for run in found.runs.itertuples()})
+        if lost:
+            raise ValueError(f"{path} is kept: it has runs that these results lack (fold and seed {lost})")
+
+
+def _packed(table: bytes) -> bytes:
+    """Compressed without a time stamp, so that the same table is the same file."""
+    return gzip.compress(table, mtime=0)
+
+
+def _listed(folds: tuple[int, ...] | list[int]) -> str:
+    return " ".join(map(str, folds))

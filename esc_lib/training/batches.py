@@ -1,0 +1,156 @@
+"""From clips to a training step: the batches of an epoch, and what a network learns from one of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from esc_lib.data.clips import Clips, load_clips, trim_silence
+from esc_lib.training.augment import random_crops, random_gains, random_scales
+from esc_lib.training.config import TrainConfig
+from esc_lib.training.loss import batch_loss
+from esc_lib.training.mixing import mix, mixed_labels, random_pairs
+
+REDRAWS = 10
+
+
+def load_split(
+    config: TrainConfig, *, data_dir: str | Path | None = None, device: str | torch.device = "cpu"
+) -> tuple[Clips, Clips]:
+    """The clips to train on, and those that the network is tested on while it trains.
+
+    The latter are of the validation folds if there are any, else of the evaluation folds.
+
+    Args:
+        config: the settings.
+        data_dir: where prepared data lies, if not in `ESC_DATA` or the repository's `data/`.
+        device: where the tensors shall be.
+
+    Raises:
+        FileNotFoundError: the data has not been prepared.
+        ValueError: a prepared file is damaged, or a fold is not there.
+    """
+    clips = load_folds(config, config.train_folds + config.monitored_folds, data_dir=data_dir, device=device)
+    return clips.in_folds(config.train_folds), clips.in_folds(config.monitored_folds)
+
+
+def load_folds(
+    config: TrainConfig,
+    folds: tuple[int, ...],
+    *,
+    data_dir: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Clips:
+    """The clips of some folds, trimmed if the settings say so; arguments and errors as for `load_split`."""
+    clips = load_clips(config.dataset, config.sample_rate, folds=folds, data_dir=data_dir)
+    return (trim_silence(clips) if config.trim_silence else clips).to(device)
+
+
+def batches(config: TrainConfig, clips: Clips, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of one epoch: as many examples as there are clips; the last batch may be smaller.
+
+    In standard training every clip is shown once, with its class. In between-class learning every example is a
+    mixture of two clips drawn at random, with the ratio of all classes; ratios are uniform. In both, strong
+    augmentation stretches each clip before its crop, and changes the loudness of the finished example.
+
+    Args:
+        config: the settings.
+        clips: to train on.
+        generator: source of everything random, on the clips' device.
+
+    Shape:
+        waveforms `(batch, 1, crop_samples)` float32, and labels: `(batch,)` int64 in standard training,
+        `(batch, n_classes)` float32 in between-class learning; all on the clips' device
+    """
+    examples = _mixtures if config.between_class else _single_clips
+    for x, label in examples(config, clips, generator):
+        if config.strong_augmentation:
+            x = x * random_gains(len(x), generator)[:, None, None]
+        yield x, label
+
+
+def _single_clips(config: TrainConfig, clips: Clips, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    order = torch.randperm(len(clips), generator=generator, device=clips.samples.device)
+    for index in order.split(config.batch_size):
+        yield training_crops(config, clips, index, generator), clips.targets[index]
+
+
+def _mixtures(config: TrainConfig, clips: Clips, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    pairs = random_pairs(clips.targets, len(clips), generator)
+    for first, second in zip(*(of.split(config.batch_size) for of in pairs), strict=True):
+        ratio = torch.rand(len(first), generator=generator, device=first.device)
+        crops = [training_crops(config, clips, index, generator) for index in (first, second)]
+        label = mixed_labels(clips.targets[first], clips.targets[second], ratio, len(clips.classes))
+        yield mix(*crops, ratio, config.sample_rate), label
+
+
+def training_crops(config: TrainConfig, clips: Clips, index: Tensor, generator: torch.Generator) -> Tensor:
+    """A random crop of each of some clips, as the settings say, before mixing and gain.
+
+    Args:
+        config, clips, generator: as for `batches`.
+        index: the clip of each crop.
+
+    Shape:
+        index: `(batch,)` -> `(batch, 1, crop_samples)` float32
+    """
+    scale = random_scales(len(index), generator) if config.strong_augmentation else None
+
+    def draw() -> Tensor:
+        return random_crops(clips, index, config.crop_samples, generator, pad=config.pad, scale=scale)
+
+    x = draw()
+    for _ in range(REDRAWS if config.min_peak else 0):
+        quiet = x.abs().amax(dim=2, keepdim=True) < config.min_peak
+        if x.device.type == "cpu" and not quiet.any():  # on a GPU the host would wait for the answer
+            break
+        x = torch.where(quiet, draw(), x)
+    return x
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of the settings, for all parameters of a network."""
+    if config.optimizer == "adam":
+        return torch.optim.Adam(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        nesterov=config.nesterov and config.momentum > 0,
+        fused=True,
+    )
+
+
+def set_train_mode(model: nn.Module, *, frozen: bool) -> None:
+    """Puts a network into training mode, with its front-end (parameters and batch-norm statistics) frozen or not."""
+    model.train()
+    if frozen:
+        for name in model.FRONT_END:
+            part = model.get_submodule(name).eval().requires_grad_(False)
+            # Without gradients: an optimiser would still use old ones for weight decay and momentum.
+            part.zero_grad(set_to_none=True)
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Updates a network from one batch.
+
+    Args:
+        model: the network, in training mode.
+        optimizer: of its parameters.
+        x, label: a batch, as `batches` makes them.
+
+    Returns:
+        the batch's mean loss and its number of correct examples, both before the update; on its device, so that the
+        host does not wait for them.
+    """
+    logits = model(x).float()
+    loss = batch_loss(logits, label)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    correct = logits.argmax(dim=1) == (label if label.ndim == 1 else label.argmax(dim=1))
+    return loss.detach(), correct.sum()

@@ -1,0 +1,218 @@
+"""The settings of a run: everything that determines its numbers, checked when they are put together."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
+
+from esc_lib.data.datasets import get_dataset, prepared_folder
+from esc_lib.models import get_architecture
+from esc_lib.models.blocks import lengths_text
+from esc_lib.training.compute import PRECISIONS
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that determines the numbers of a run; saved as its `config.json`.
+
+    Attributes:
+        architecture: the network's name, as `build_model` takes it.
+        dataset: the set's name, as `prepare` takes it.
+        sample_rate: of the prepared set, in Hz.
+        crop_samples: length of the network's input, in samples.
+        train_folds, eval_folds: official folds to train on and to test on; they may not overlap. Without an evaluation
+            fold nothing is tested: a network to be used, not to be reported on.
+        validation_folds: folds that are neither trained nor tested on, and choose the epoch that is the run's result;
+            without them it is the last epoch.
+        epochs: how often every training clip is shown.
+        batch_size: clips a step; the last, smaller batch of an epoch is used too.
+        learning_rate: at the start, or at its peak (`one_cycle`).
+        schedule: fractions of `epochs`, in rising order; after each the learning rate is multiplied by `lr_gamma`.
+        lr_gamma: see `schedule`.
+        warmup: number of first epochs that have a tenth of `learning_rate`.
+        one_cycle: fraction of all steps in which the learning rate rises linearly to `learning_rate`; it then falls to
+            zero along half a cosine (L. N. Smith, N. Topin, "Super-Convergence", 2018). 0 for `schedule` and `warmup`.
+        optimizer: "sgd" or "adam".
+        momentum: of "sgd" alone.
+        nesterov: whether the momentum is Nesterov's; of "sgd" alone.
+        weight_decay: L2 penalty on every parameter.
+        between_class: whether clips of two classes are mixed and the network predicts the ratio (BC learning).
+        strong_augmentation: whether clips are stretched in time by 1.25^u, and the input's gain changes by up to 6 dB.
+        freeze_epoch: from this epoch on only the classifier is trained, and the front-end is frozen; 1 is the first
+            epoch, 0 never.
+        start_from: run directory of a "wavemsnet" whose parameters a "wavemsnet_logmel" starts from; "" for none.
+        trim_silence: whether leading and trailing zeros of each clip are trimmed.
+        pad: whether each clip is zero-padded by half a crop on both sides before crops are cut.
+        min_peak: crops whose peak is lower (full scale is 1) are redrawn in training, at most ten times, and do not
+            count at test, unless all crops of the clip are.
+        crops: number of crops per clip at test, at equal distances, whose probabilities are averaged.
+        precision: number format to compute in: "float32", "bfloat16", on GPUs also "tf32"; or "auto", which `train`
+            replaces by the fastest that the device has circuits for.
+        compile: whether PyTorch compiles the network before it trains.
+        seed: of parameters, order, crops and dropout.
+        eval_every: epochs between two tests while it trains, each with a checkpoint; the last epoch always has both.
+        keep_n: how many of the checkpoints that did best in these tests are kept; the last is kept in any case.
+
+    Raises:
+        ValueError: a value that no run can have, by name.
+    """
+
+    architecture: str
+    dataset: str
+    sample_rate: int
+    crop_samples: int
+    train_folds: tuple[int, ...]
+    eval_folds: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: tuple[float, ...]
+    lr_gamma: float = 0.1
+    warmup: int = 0
+    one_cycle: float = 0.0
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    between_class: bool = False
+    strong_augmentation: bool = False
+    freeze_epoch: int = 0
+    start_from: str = ""
+    trim_silence: bool = True
+    pad: bool = True
+    min_peak: float = 0.0
+    crops: int = 10
+    precision: str = "float32"
+    compile: bool = False
+    seed: int = 0
+    eval_every: int = 10
+    keep_n: int = 1
+    validation_folds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("train_folds", "eval_folds", "validation_folds", "schedule"):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)):
+                raise ValueError(f"{name} is {value!r}: expected a list")
+            object.__setattr__(self, name, tuple(value))  # JSON and papermill have only lists
+        _check(self)
+
+    @property
+    def monitored_folds(self) -> tuple[int, ...]:
+        """The folds that the network is tested on while it trains."""
+        return self.validation_folds or self.eval_folds
+
+    def learning_rate_at(self, epoch: int, done: float = 0.5) -> float:
+        """Learning rate of an epoch, the first of which is 1; with `one_cycle`, where a fraction of it is `done`.
+
+        >>> from esc_lib.training.recipes import recipe
+        >>> [recipe("envnet", "esc10", epochs=8).learning_rate_at(e) for e in (1, 4, 5, 7)]
+        [0.01, 0.01, 0.001, 0.0001]
+        >>> once = recipe("envnet", "esc10", epochs=8, schedule=[], one_cycle=0.25)
+        >>> [round(once.learning_rate_at(e, 0), 5) for e in (1, 2, 3, 6, 9)]
+        [0.0, 0.005, 0.01, 0.005, 0.0]
+        """
+        if self.one_cycle:
+            progress = (epoch - 1 + done) / self.epochs
+            fall = (progress - self.one_cycle) / (1 - self.one_cycle)
+            return self.learning_rate * min(progress / self.one_cycle, (1 + math.cos(math.pi * max(0, fall))) / 2)
+        # Rounded, because 0.29 * 100 is a little less than 29 in floating point.
+        steps = sum(epoch > round(fraction * self.epochs, 6) for fraction in self.schedule)
+        factor = 0.1 if epoch <= self.warmup else self.lr_gamma**steps
+        return float(f"{self.learning_rate * factor:.12g}")  # 0.001, not 0.0010000000000000002
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written to `config.json`."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The opposite of `to_dict`; it takes settings that were written before there were all of today's.
+
+        Raises:
+            ValueError: a key that is unknown or missing, by name.
+        """
+        refuse_unknown_keys(values)
+        missing = [f.name for f in fields(cls) if f.name not in values and f.default is MISSING]
+        if missing:
+            raise ValueError(f"the configuration lacks {', '.join(missing)}")
+        if values.get("compile") in ("on", "off"):  # until it was true or false
+            values = {**values, "compile": values["compile"] == "on"}
+        return cls(**values)
+
+
+def refuse_unknown_keys(values: Mapping[str, object]) -> None:
+    """Raises ValueError for a setting that `TrainConfig` does not have, with the nearest that it has."""
+    known = [f.name for f in fields(TrainConfig)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"unknown setting {key!r}: {hint}")
+
+
+def _check(config: TrainConfig) -> None:
+    """Raises ValueError naming the first value that no run can have."""
+    network = get_architecture(config.architecture)
+    prepared_folder(config.dataset, config.sample_rate)
+    _check_folds(config)
+    for name in ("crop_samples", "epochs", "batch_size", "crops", "eval_every", "keep_n"):
+        _check_number(config, name, int, 1, 10**9)
+    for name, high in (("seed", 2**63 - 1), ("warmup", 10**9), ("freeze_epoch", 10**9)):
+        _check_number(config, name, int, 0, high)
+    for name, high in (
+        ("learning_rate", 100),
+        ("momentum", 1),
+        ("weight_decay", 1),
+        ("lr_gamma", 1),
+        ("min_peak", 1),
+        ("one_cycle", 0.99),
+    ):
+        _check_number(config, name, (int, float), 0, high)
+    for name in ("nesterov", "between_class", "strong_augmentation", "trim_silence", "pad", "compile"):
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name} is {getattr(config, name)!r}: expected true or false")
+    if config.crop_samples not in network.LENGTHS:
+        raise ValueError(
+            f"crop_samples is {config.crop_samples}: {config.architecture} takes {lengths_text(network.LENGTHS)}"
+        )
+    for name, choices in (("optimizer", ("sgd", "adam")), ("precision", ("auto", *PRECISIONS))):
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} is {getattr(config, name)!r}: expected one of {', '.join(choices)}")
+    if not isinstance(config.start_from, str) or (config.start_from and config.architecture != "wavemsnet_logmel"):
+        raise ValueError(f"start_from is {config.start_from!r}: only wavemsnet_logmel starts from another run's folder")
+    if config.one_cycle and (config.schedule or config.warmup):
+        raise ValueError("one_cycle is a schedule of its own: set schedule to [] and warmup to 0")
+    numbers = [f for f in config.schedule if isinstance(f, float) and 0 < f < 1]
+    if list(config.schedule) != sorted(numbers):
+        raise ValueError(
+            f"schedule is {list(config.schedule)}: expected fractions of the epochs in rising order, say [0.5, 0.75]"
+        )
+
+
+def _check_folds(config: TrainConfig) -> None:
+    folds = get_dataset(config.dataset).folds
+    for name in ("train_folds", "eval_folds", "validation_folds"):
+        chosen = getattr(config, name)
+        wrong = [fold for fold in chosen if type(fold) is not int or fold not in folds or chosen.count(fold) > 1]
+        if wrong or (name == "train_folds" and not chosen):
+            raise ValueError(
+                f"{name} is {list(chosen)}: expected at least one of {config.dataset}'s folds {list(folds)}, each once"
+            )
+    for one, other in (
+        ("train_folds", "eval_folds"),
+        ("train_folds", "validation_folds"),
+        ("eval_folds", "validation_folds"),
+    ):
+        both = sorted(set(getattr(config, one)) & set(getattr(config, other)))
+        if both:
+            raise ValueError(f"fold(s) {both} are in {one} and in {other}: each fold has one purpose")
+
+
+def _check_number(config: TrainConfig, name: str, kind: type | tuple[type, ...], low: int, high: int) -> None:
+    value = getattr(config, name)
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+        what = "a whole number" if kind is int else "a number"
+        hint = " (in YAML write 1.0e-3, not 1e-3)" if isinstance(value, str) else ""
+        raise ValueError(f"{name} is {value!r}: expected {what} from {low} to {high}{hint}")

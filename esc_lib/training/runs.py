@@ -1,0 +1,310 @@
+"""A run directory: the settings, history, checkpoints and curves of one training; every file is complete or not there.
+
+    <save_dir>/<run>/
+        config.json            the settings (`TrainConfig`)
+        history.json           {"loss": {"1": value, ...}}; so too "acc" and "lr", and "eval_loss", "eval_acc" of tests
+        checkpoints.json       {name: {"name", "epoch", "eval_acc"}}, best on the evaluation folds first
+        temperatures.json      {name: {"temperature", "fitted_on", "clips"}}, if probabilities were calibrated
+        sessions.json          [{"from_epoch", "to_epoch", "seconds", and the machine's facts}], one for each start;
+                               "sittings.json" in older runs
+        losses.png, accuracies.png
+        <name>/<name>.model    a checkpoint: the network's state dict
+        eval/                  what `evaluate` found
+        training.state         what an unfinished training resumes from (`esc_lib.training.checkpoint`)
+        .lock, .pid            of the process that trains, and its id
+
+The result of a run is its last epoch, or the "best" on the validation folds if there are any. Without them "best" is
+the best on the evaluation folds: chosen by looking at the test clips, its accuracy is too high to report.
+"""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from esc_lib.data.datasets import get_dataset
+from esc_lib.files import atomic_write, explain_write_errors, load_tensors, read_json, serialize, write_json
+from esc_lib.models import build_model
+from esc_lib.paths import runs_folder
+from esc_lib.plots import plot_curves
+from esc_lib.training.config import TrainConfig
+
+HISTORY_KEYS = ("loss", "acc", "lr", "eval_loss", "eval_acc")
+
+
+@dataclass
+class Run:
+    """One training: its directory and what is in it.
+
+    Attributes:
+        path: the run directory.
+        config: its settings.
+        history: `{"loss": {epoch: value}, ...}`, epochs from 1.
+        checkpoints: `{name: {"name", "epoch", "eval_acc"}}`, best first; of equals the older first.
+        sessions: one for each start of the training; epochs after the last test before a stop are in none.
+        keeps_only_best: whether no epoch was kept but those that did best on the evaluation folds.
+    """
+
+    path: Path
+    config: TrainConfig
+    history: dict[str, dict[int, float]] = field(default_factory=lambda: {key: {} for key in HISTORY_KEYS})
+    checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    keeps_only_best: ClassVar[bool] = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch was trained, tested and kept."""
+        return any(checkpoint["epoch"] == self.config.epochs for checkpoint in self.checkpoints.values())
+
+    @property
+    def result_checkpoint(self) -> str:
+        """Which checkpoint is the run's result: "best" if validation folds chose it, else "last"."""
+        return "best" if self.config.validation_folds else "last"
+
+    def checkpoint(self, name: str = "result") -> dict[str, Any]:
+        """Name, epoch and accuracy of a checkpoint.
+
+        Args:
+            name: "result" (`result_checkpoint`), "last" (latest epoch), "best" (best on
+                the validation or evaluation folds; the latest if there are none) or a checkpoint's name.
+
+        Raises:
+            ValueError: there is none, or none of that name.
+        """
+        if not self.checkpoints:
+            raise ValueError(f"{self.path} holds no checkpoint: the run stopped before its first test; train again")
+        if name == "result":
+            name = self.result_checkpoint
+        if name == "last":
+            return max(self.checkpoints.values(), key=lambda checkpoint: checkpoint["epoch"])
+        if name == "best":
+            return next(iter(self.checkpoints.values()))
+        if name not in self.checkpoints:
+            raise ValueError(
+                f"{self.path} has no checkpoint {name!r}: it has last, best, {', '.join(self.checkpoints)}"
+            )
+        return self.checkpoints[name]
+
+    def model(self, checkpoint: str = "result") -> nn.Module:
+        """The trained network, on the CPU, in eval mode.
+
+        Args:
+            checkpoint: as for `checkpoint`.
+
+        Raises:
+            FileNotFoundError: the checkpoint's file is missing.
+            ValueError: no such checkpoint, or its file is damaged, holds more than tensors, or is another network's.
+        """
+        file = self._file(self.checkpoint(checkpoint)["name"])
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: copy the whole run directory, or train again")
+        model = build_model(self.config.architecture, len(get_dataset(self.config.dataset).classes))
+        try:
+            self.load_weights(model, load_tensors(file))
+        except Exception as error:  # the unpickler trips over a damaged file in many ways
+            raise ValueError(f"{file} is not a checkpoint of {self.config.architecture}: {error}") from error
+        return model.eval()
+
+    def load_weights(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        """Puts a checkpoint's tensors into a fresh network."""
+        model.load_state_dict(state)
+
+    def temperature(self, checkpoint: str = "result") -> float:
+        """The temperature that calibrates a checkpoint's probabilities (`esc_lib.calibrate`); 1 if uncalibrated.
+
+        Args:
+            checkpoint: as for `checkpoint`.
+
+        Raises:
+            ValueError: no such checkpoint, or `temperatures.json` is damaged.
+        """
+        entry = self._temperatures().get(self.checkpoint(checkpoint)["name"], {"temperature": 1.0})
+        value = entry.get("temperature") if isinstance(entry, dict) else None
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ValueError(f"{self.path / 'temperatures.json'} holds {entry!r}: delete it and calibrate again")
+        return float(value)
+
+    def save_temperature(self, checkpoint: str, temperature: float, *, fitted_on: str, clips: int) -> None:
+        """Stores a checkpoint's temperature.
+
+        Args:
+            checkpoint: as for `checkpoint`.
+            temperature: above 0.
+            fitted_on: the clips that it was fitted on, in words.
+            clips: their number.
+        """
+        entry = {"temperature": temperature, "fitted_on": fitted_on, "clips": clips}
+        name = self.checkpoint(checkpoint)["name"]
+        write_json(self.path / "temperatures.json", self._temperatures() | {name: entry})
+
+    def save_history(self) -> None:
+        """Writes `history.json`."""
+        write_json(self.path / "history.json", self.history)
+
+    def save_session(self, session: dict[str, Any]) -> None:
+        """Writes how far this session has come, in place of what it wrote before."""
+        earlier = [other for other in self.sessions if other["from_epoch"] < session["from_epoch"]]
+        self.sessions = [*earlier, session]
+        write_json(self.path / "sessions.json", self.sessions)
+
+    def save_curves(self) -> None:
+        """Draws `losses.png` and `accuracies.png`."""
+        for name, kind in (("losses.png", "loss"), ("accuracies.png", "acc")):
+            figure = plot_curves(self.history, kind)
+            atomic_write(self.path / name, partial(figure.savefig, format="png"))
+
+    def save_checkpoint(self, model: nn.Module, epoch: int, eval_acc: float | None) -> None:
+        """Keeps the network as it is now, and of the earlier ones the `keep_n` best; the latest if nothing is tested.
+
+        Args:
+            model: the network.
+            epoch: number of epochs done.
+            eval_acc: its accuracy in this epoch's test; None if nothing is tested.
+
+        The new file is complete and listed before an old one is deleted.
+        """
+        name = f"epoch-{epoch:04d}"
+        state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        self._file(name).parent.mkdir(exist_ok=True)
+        atomic_write(self._file(name), lambda file: file.write(serialize(state)))
+        earlier = [entry for entry in self.checkpoints.values() if entry["epoch"] != epoch]
+        entries = [*earlier, {"name": name, "epoch": epoch, "eval_acc": eval_acc}]
+        tested = eval_acc is not None
+        entries.sort(key=lambda entry: (-entry["eval_acc"], entry["epoch"]) if tested else -entry["epoch"])
+        kept = [entry for i, entry in enumerate(entries) if i < self.config.keep_n or entry["epoch"] == epoch]
+        self.checkpoints = {entry["name"]: entry for entry in kept}
+        write_json(self.path / "checkpoints.json", self.checkpoints)
+        for entry in entries:
+            if entry["name"] not in self.checkpoints:
+                shutil.rmtree(self._file(entry["name"]).parent)
+
+    def _temperatures(self) -> dict[str, Any]:
+        file = self.path / "temperatures.json"
+        return read_json(file, dict) if file.is_file() else {}
+
+    def _file(self, name: str) -> Path:
+        return self.path / name / f"{name}.model"
+
+
+# Open run directories in other formats: each is given the folder and its `config.json`, and returns None if it is in a
+# format that it does not know. Other wings add theirs.
+READERS: list[Callable[[Path, dict[str, Any]], Run | None]] = []
+
+
+def make_run_folder(
+    config: TrainConfig, *, save_dir: str | Path | None = None, run_dir: str | Path | None = None
+) -> Path:
+    """Makes the folder for a run if it is not there.
+
+    Args:
+        config: the settings.
+        save_dir: where runs lie, as for `runs_folder`.
+        run_dir: name of the folder in `save_dir`, or a path; a new name from the network, the set and the time if not
+            given.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    folder = runs_folder(save_dir)
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if run_dir is None:
+            stem = f"{config.architecture}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}-"
+            path = Path(tempfile.mkdtemp(prefix=stem, dir=folder))
+            path.chmod(0o755)  # mkdtemp's is for its owner alone
+        else:
+            path = (folder / Path(run_dir).expanduser()).resolve()
+            path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def open_run(path: Path, config: TrainConfig) -> Run:
+    """The run of these settings in a folder: what has been done so far, or a new one.
+
+    Args:
+        path: the folder.
+        config: the settings.
+
+    Raises:
+        ValueError: the folder holds a run of other settings, or something else.
+        WriteError: it cannot be written.
+    """
+    if (path / "config.json").is_file():
+        run = load_run(path)
+        if type(run) is not Run:
+            raise ValueError(
+                f"{path} holds a run of another project, which nothing is added to: choose another run_dir"
+            )
+        old, new = run.config.to_dict(), config.to_dict()
+        other = [f"{name} is {old[name]!r} there and {new[name]!r} here" for name in new if old[name] != new[name]]
+        if other:
+            raise ValueError(f"{path} holds a run of other settings ({', '.join(other)}): choose another run_dir")
+        return run
+    if [file for file in path.iterdir() if not file.name.startswith(".") and file.suffix != ".json"]:
+        raise ValueError(f"{path} is not empty and holds no run: choose another run_dir")
+    run = Run(path, config)
+    run.save_history()
+    write_json(path / "checkpoints.json", run.checkpoints)
+    write_json(path / "config.json", config.to_dict())  # the last, because it is the mark of a run
+    return run
+
+
+def load_run(path: str | Path) -> Run:
+    """Opens a run directory, also one that is being written or was stopped, and those of esc-learner.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        FileNotFoundError: not a run directory.
+        ValueError: a file of it is damaged, or a setting is unknown; or it is a run of esc-learner that cannot be read.
+    """
+    path = Path(path).expanduser().resolve()
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} is not a run directory: expected a config.json in it")
+    settings = read_json(path / "config.json", dict)
+    for reader in READERS:
+        run = reader(path, settings)
+        if run is not None:
+            return run
+    try:
+        config = TrainConfig.from_dict(settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path / 'config.json'}: {error}") from error
+    sessions = next((file for name in ("sessions", "sittings") if (file := path / f"{name}.json").is_file()), None)
+    return Run(
+        path,
+        config,
+        read_history(path),
+        read_json(path / "checkpoints.json", dict),
+        read_json(sessions, list) if sessions else [],
+    )
+
+
+def read_history(path: Path) -> dict[str, dict[int, float]]:
+    """The history of a run directory; JSON has epochs as text.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    written = read_json(path / "history.json", dict)
+    return {kind: {int(epoch): value for epoch, value in written.get(kind, {}).items()} for kind in HISTORY_KEYS}
+
+
+def as_run(run: Run | str | Path) -> Run:
+    """A run, opened if it is given as a path."""
+    return run if isinstance(run, Run) else load_run(run)
+
+
+def list_runs(save_dir: str | Path | None = None) -> list[Path]:
+    """The run directories in a folder, newest first."""
+    configs = runs_folder(save_dir).glob("*/config.json")
+    return [config.parent for config in sorted(configs, key=lambda file: file.stat().st_mtime, reverse=True)]
