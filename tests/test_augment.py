@@ -8,7 +8,8 @@ import pytest
 import torch
 from sound_files import make_clips, noise, tone
 
-from esc_lib.training.augment import cut, even_crops, random_crops, random_gains, random_scales, trim_silence
+from esc_lib.data.clips import trim_silence
+from esc_lib.training.augment import cut, even_crops, random_crops, random_gains, random_scales
 
 
 def loud(length):

@@ -9,8 +9,18 @@ import torch
 
 import esc_lib.bench.measure
 from esc_lib import load_clips
+from esc_lib.bench.measure import (
+    VARIANTS,
+    full_batches,
+    gflop_per_clip,
+    in_turns,
+    main,
+    measure,
+    our_step,
+    plain_step,
+    table,
+)
 from esc_lib.training.batches import batches
-from esc_lib.bench.measure import WAYS, full_batches, gflop_per_clip, in_turns, main, measure, our_step, plain_step, table
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "data" / "benchmarks").glob("*.json"))
@@ -34,7 +44,7 @@ def test_operations_of_a_step_are_those_counted_by_hand():
 
 def test_calls_take_turns_and_the_median_without_the_first_round_counts(monkeypatch):
     order, seconds = [], iter([99, 99, 1, 50, 3, 20, 2, 30])
-    monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device, times=1: (call(), next(seconds))[1])
+    monkeypatch.setattr(esc_lib.bench, "time_call", lambda call, device, times=1: (call(), next(seconds))[1])
     ours, others = {"a": lambda: order.append("a")}, {"b": lambda: order.append("b")}
     assert in_turns(ours, others, CPU, repeats=3) == {"a": 2, "b": 30}
     assert order == (["a"] * 4 + ["b"]) * 4, "the first calls of a round only fill the memory"
@@ -43,7 +53,7 @@ def test_calls_take_turns_and_the_median_without_the_first_round_counts(monkeypa
 @pytest.mark.parametrize(("name", "in_a_row"), [("cpu", 1), ("cuda", 20)])
 def test_ours_and_the_others_are_timed_in_the_same_way(monkeypatch, name, in_a_row):
     seen = []
-    monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device, times=1: seen.append(times) or 1.0)
+    monkeypatch.setattr(esc_lib.bench, "time_call", lambda call, device, times=1: seen.append(times) or 1.0)
     in_turns({"ours": int}, {"plain": int}, torch.device(name), repeats=1)
     assert seen == [in_a_row] * 4
 
@@ -57,11 +67,11 @@ def test_batches_are_full_also_where_epochs_end(data_dir):
 
 
 @pytest.mark.parametrize("step_of", [our_step, plain_step])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", VARIANTS)
 def test_steps_learn(data_dir, step_of, way):
     torch.manual_seed(0)
     clips = load_clips("synthetic", tiny.RATE, (1, 2), data_dir)
-    step = step_of(tiny.config(batch_size=16, learning_rate=0.02, **WAYS[way]), clips)
+    step = step_of(tiny.config(batch_size=16, learning_rate=0.02, **VARIANTS[way]), clips)
     losses = [float(step()[0]) for _ in range(40)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
@@ -82,17 +92,17 @@ def test_steps_are_those_of_a_training(data_dir, monkeypatch):
 
     monkeypatch.setattr(esc_lib.bench, "batches", watched_batches)
     monkeypatch.setattr(esc_lib.bench, "train_step", watched_step)
-    settings = tiny.config(batch_size=16, precision="bfloat16", **WAYS["between-class"])
+    settings = tiny.config(batch_size=16, precision="bfloat16", **VARIANTS["between-class"])
     our_step(settings, load_clips("synthetic", tiny.RATE, (1, 2), data_dir))()
     assert seen == [("batch", False), ("step", True)]
 
 
 def test_what_is_measured(data_dir, monkeypatch):
-    monkeypatch.setattr(esc_lib.bench, "seconds_of", lambda call, device, times=1: (call(), 2.0)[1])
+    monkeypatch.setattr(esc_lib.bench, "time_call", lambda call, device, times=1: (call(), 2.0)[1])
     monkeypatch.setattr(esc_lib.bench, "available", lambda device: ["float32", "bfloat16"])
     monkeypatch.setattr(esc_lib.bench, "fastest_to_train", lambda config, clips: ("float32", {}))
     found = measure("tiny", batch_size=8, repeats=1, data_dir=data_dir, device="cpu")
-    assert found["clips_per_second"] == found["plain_clips_per_second"] == {way: 4.0 for way in WAYS}
+    assert found["clips_per_second"] == found["plain_clips_per_second"] == {way: 4.0 for way in VARIANTS}
     assert found["batch_size"] == 8 and found["precision"] == "float32"
     assert set(found["matmul_gflops"]) == {"float32", "bfloat16"}
     assert found["matmul_gflops"]["float32"] == pytest.approx(2 * 2048**3 / 2 / 1e9)

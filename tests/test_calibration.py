@@ -8,8 +8,8 @@ import soundfile
 import tiny
 
 from esc_lib import calibrate, cross_validate, evaluate, load_run, predict, train
+from esc_lib.evaluation.calibration import calibration_error, with_temperature
 from esc_lib.evaluation.evaluate import as_arrays
-from esc_lib.evaluation.statistics import calibration_error, with_temperature
 
 
 @pytest.fixture

@@ -272,15 +272,15 @@ def test_statistics_and_gradients_below_a_huge_low_frequency(periods):
 def test_any_number_of_clips_and_any_number_of_them_at_once(name, clips, monkeypatch):
     _, ours, ours_do, plain, plain_does, needs = case(name)
     x = noise(clips, *CASES[name][0])
-    monkeypatch.setattr(convolution, "_clips_at_once", lambda x: 2)
+    monkeypatch.setattr(convolution, "_CLIPS_AT_ONCE_GONE", lambda x: 2)
     found = results(ours_do, ours, leaf(x, needs_gradient=needs))
     compare(found, results(plain_does, plain, leaf(x.double(), needs_gradient=needs)))
 
 
 def test_as_many_clips_at_once_as_there_are_threads_and_more_of_small_maps(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert convolution._clips_at_once(torch.empty(64, 128, 1, 8000, device="meta")) == 4
-    assert convolution._clips_at_once(torch.empty(64, 128, 1, 512, device="meta")) == 16
+    assert convolution._CLIPS_AT_ONCE_GONE(torch.empty(64, 128, 1, 8000, device="meta")) == 4
+    assert convolution._CLIPS_AT_ONCE_GONE(torch.empty(64, 128, 1, 512, device="meta")) == 16
 
 
 @pytest.mark.parametrize("pool", [None, (1, 4)])

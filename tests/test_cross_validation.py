@@ -8,8 +8,8 @@ import tiny
 import torch
 
 from esc_lib import cross_validate, load_run, recipe
-from esc_lib.evaluation.cross_validation import CrossValidation
 from esc_lib.data.datasets import get_dataset
+from esc_lib.evaluation.cross_validation import CrossValidation
 
 MODULE = sys.modules["esc_lib.evaluation.cross_validation"]
 FOLDS = (1, 2, 3, 4, 5)

@@ -17,7 +17,8 @@ from sound_files import (
 )
 
 import esc_lib
-from esc_lib.data.datasets import DATASETS, data_folder, find_root, get_dataset, prepared_folder, read_table
+from esc_lib.data.datasets import DATASETS, find_root, get_dataset, prepared_folder, read_table
+from esc_lib.paths import data_folder
 
 DOG = ["1-100032-A-0.wav", 1, 0, "dog", True, 100032, "A"]
 BARK = ["7383-3-0-0.wav", 7383, 0.0, 4.0, 1, 5, 3, "dog_bark"]

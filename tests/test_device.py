@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from esc_lib.training.compute import kept_memory
+from esc_lib.training.compute import retain_freed_memory
 
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
@@ -18,7 +18,7 @@ GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 COUNT_FAULTS = """
 import resource, torch
 from contextlib import suppress
-from esc_lib.training.compute import kept_memory
+from esc_lib.training.compute import retain_freed_memory
 
 def faults(megabytes=64):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -27,7 +27,7 @@ def faults(megabytes=64):
 
 faults()
 print(faults())
-with suppress(KeyError), kept_memory():
+with suppress(KeyError), retain_freed_memory():
     faults()
     print(min(faults() for _ in range(4)))  # a small block may have taken the place of one
     raise KeyError
@@ -50,5 +50,5 @@ def test_other_systems_do_without(monkeypatch, error):
         raise error("no such library")
 
     monkeypatch.setattr(ctypes, "CDLL", no_library)
-    with kept_memory():
+    with retain_freed_memory():
         pass

@@ -2,7 +2,7 @@
 
 import torch
 
-from esc_lib.training.machine import commit, hardware
+from esc_lib.training.compute import commit, hardware
 
 FIRST, SECOND = "1" * 40, "2" * 40
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from sound_files import tone
 
-from esc_lib.training.mixing import a_weighting, kl_loss, loudness, mix, mixed_labels, random_pairs
+from esc_lib.training.loss import kl_loss
+from esc_lib.training.mixing import a_weighting, loudness, mix, mixed_labels, random_pairs
 
 FRAME = {8000: 1024, 16000: 2048, 20000: 2048, 44100: 4096}  # samples per frame at each sampling rate
 

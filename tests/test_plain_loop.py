@@ -6,8 +6,8 @@ import tiny
 import torch
 
 from esc_lib import load_clips
-from esc_lib.training.mixing import loudness, mix
 from esc_lib.bench.plain_loop import PlainExamples, loudness_of, mix_two, plain_batches
+from esc_lib.training.mixing import loudness, mix
 
 
 @pytest.fixture

@@ -3,20 +3,20 @@
 import json
 import sys
 
+import esc_lib.training.precision
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-
-import esc_lib.training.precision
-from esc_lib import train
 from esc_lib.training.precision import (
     _bfloat16_is_worth_a_try,
     available,
-    computing_in,
     fastest_precision,
-    seconds_of,
+    precision_context,
+    time_call,
 )
+
+from esc_lib import train
 
 CPU = torch.device("cpu")
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
@@ -51,7 +51,7 @@ def made_in():
 )
 def test_what_computes_in_which_numbers(precision, dtype, setting):
     before = [backend.fp32_precision for backend in BACKENDS]
-    with computing_in(precision, CPU):
+    with precision_context(precision, CPU):
         assert made_in() == {dtype}
         assert {backend.fp32_precision for backend in BACKENDS} == {setting}
         assert torch.backends.cudnn.deterministic
@@ -62,7 +62,7 @@ def test_what_computes_in_which_numbers(precision, dtype, setting):
 
 def test_everything_is_as_before_after_an_error():
     before = [backend.fp32_precision for backend in BACKENDS]
-    with pytest.raises(KeyError), computing_in("tf32", CPU):
+    with pytest.raises(KeyError), precision_context("tf32", CPU):
         raise KeyError
     assert [backend.fp32_precision for backend in BACKENDS] == before
     assert not torch.is_autocast_enabled("cpu")
@@ -78,7 +78,7 @@ def test_a_step_takes_from_an_idle_device_to_an_idle_device(clock, monkeypatch, 
         calls.append("step")
         clock[0] += 3
 
-    assert seconds_of(step, torch.device(name), times=2) == 3
+    assert time_call(step, torch.device(name), times=2) == 3
     assert calls == order.split()
 
 
@@ -90,7 +90,7 @@ def test_tf32_is_a_matter_of_gpus():
 @pytest.mark.parametrize(("ratio", "expected"), [(3, ["float32", "bfloat16"]), (40, ["float32"])])
 def test_bfloat16_is_not_tried_where_a_processor_only_pretends(monkeypatch, ratio, expected):
     seconds = iter([1, 1, 1, ratio, ratio, ratio])
-    monkeypatch.setattr(esc_lib.precision, "seconds_of", lambda call, device: (call(), next(seconds))[1])
+    monkeypatch.setattr(esc_lib.precision, "time_call", lambda call, device: (call(), next(seconds))[1])
     _bfloat16_is_worth_a_try.cache_clear()
     assert available(CPU) == expected
     _bfloat16_is_worth_a_try.cache_clear()
@@ -151,9 +151,13 @@ def test_auto_does_not_train_where_nothing_is_to_be_chosen(data_dir, monkeypatch
 
 
 def test_auto_goes_on_with_what_the_run_began_with(data_dir, monkeypatch):
-    monkeypatch.setattr(sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: ("bfloat16", {}))
+    monkeypatch.setattr(
+        sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: ("bfloat16", {})
+    )
     first = train(tiny.config(precision="auto"), data_dir, device="cpu", run_dir="mine")
-    monkeypatch.setattr(sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: ("float32", {}))
+    monkeypatch.setattr(
+        sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: ("float32", {})
+    )
     again = train(tiny.config(precision="auto"), data_dir, device="cpu", run_dir="mine")
     assert again.config == first.config
 

@@ -37,10 +37,11 @@ from sound_files import (
 )
 
 from esc_lib import load_clips, prepare
-from esc_lib.data.audio import read_audio
-from esc_lib.training.augment import even_crops, random_crops, trim_silence
+from esc_lib.data.clips import trim_silence
 from esc_lib.data.datasets import DATASETS, get_dataset
 from esc_lib.data.download import DownloadError
+from esc_lib.data.prepare import read_audio
+from esc_lib.training.augment import even_crops, random_crops
 
 module = importlib.import_module("esc_lib.data.prepare")  # `esc_lib.prepare` is the function
 

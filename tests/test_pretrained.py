@@ -6,10 +6,10 @@ import soundfile
 import torch
 
 from esc_lib import load_clips, load_run, predict, prepare
+from esc_lib.evaluation.calibration import fit_temperature
 from esc_lib.evaluation.evaluate import as_arrays
+from esc_lib.paths import PRETRAINED
 from esc_lib.results.records import recorded
-from esc_lib.training.runs import PRETRAINED
-from esc_lib.evaluation.statistics import fit_temperature
 
 RECORD = "m5-esc10-9d4d8840"
 

@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import pytest
 
-from esc_lib.training.config import TrainConfig
 from esc_lib.models import ARCHITECTURES
+from esc_lib.training.config import TrainConfig
 from esc_lib.training.recipes import recipe
 
 
@@ -157,7 +157,9 @@ def test_schedule_is_rising_fractions(value):
         recipe("envnet", "esc50", schedule=value)
 
 
-@pytest.mark.parametrize("changes", [dict(schedule=[0.5]), dict(schedule=[], warmup=2), dict(schedule=[], one_cycle=1.0)])
+@pytest.mark.parametrize(
+    "changes", [dict(schedule=[0.5]), dict(schedule=[], warmup=2), dict(schedule=[], one_cycle=1.0)]
+)
 def test_one_cycle_is_a_schedule_of_its_own_and_below_one(changes):
     with pytest.raises(ValueError, match="^one_cycle is "):
         recipe("envnet", "esc50", **{"one_cycle": 0.2, **changes})

@@ -10,10 +10,11 @@ import tiny
 
 from esc_lib import cross_validate
 from esc_lib import records as records_module
-from esc_lib.training.config import TrainConfig
 from esc_lib.data.datasets import DATASETS
 from esc_lib.models import ARCHITECTURES
-from esc_lib.results.records import MEASURED, RESULTS, measured, published, recorded, save_record, what_differs
+from esc_lib.paths import RESULTS
+from esc_lib.results.records import MEASURED, measured, published, recipe_diff, recorded, save_record
+from esc_lib.training.config import TrainConfig
 
 SETS = ["esc10", "esc50", "urbansound8k"]
 RECORDS = sorted(RESULTS.glob("*.json"))
@@ -94,8 +95,8 @@ def test_a_record_says_what_was_done(found):
     record = json.loads(save_record(found).read_text())
     assert record["selection"] == "the last epoch" and record["data"]["subset"] is True
     assert record["learned_from"]["fold-2-seed-1"] == [1, 3]
-    assert {sitting["run"] for sitting in record["sittings"]} == set(record["learned_from"])
-    assert all(sitting["device"] and sitting["torch"] and sitting["to_epoch"] == 2 for sitting in record["sittings"])
+    assert {sitting["run"] for sitting in record["sessions"]} == set(record["learned_from"])
+    assert all(sitting["device"] and sitting["torch"] and sitting["to_epoch"] == 2 for sitting in record["sessions"])
     run = record["runs"][0]
     assert run["accuracy"] == pytest.approx(run["correct"] / run["clips"], abs=1e-6)
     assert run["best"] >= run["accuracy"]
@@ -133,13 +134,13 @@ def test_the_table_has_a_row_per_record(found):
 
 
 def test_what_differs_is_said(found):
-    text = what_differs(found)
+    text = recipe_diff(found)
     assert text.startswith("2 epochs, not 3; ")
     for part in ("batch_size 11, not 8", "learning_rate 0.002, not 0.001", "crop_samples 400, not 32000"):
         assert part in text
     assert "folds 1 2 3 alone" in text and "sample_rate" not in text and "Ogg" not in text
     ogg = found.predictions.assign(file=found.predictions["file"].str.replace(".wav", ".ogg"))
-    assert "Ogg Vorbis" in what_differs(records_module.CrossValidation(*[*vars(found).values()][:-1], ogg))
+    assert "Ogg Vorbis" in recipe_diff(records_module.CrossValidation(*[*vars(found).values()][:-1], ogg))
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
@@ -176,7 +177,7 @@ class TestCommitted:
         if record["selection"] == "the last epoch":
             assert all(run["epoch"] == config.epochs for run in record["runs"])
         assert "/" not in config.start_from
-        assert all(sitting["device"] and len(sitting["commit"]) == 40 for sitting in record["sittings"])
+        assert all(sitting["device"] and len(sitting["commit"]) == 40 for sitting in record["sessions"])
         assert all(run["minutes"] > 0 for run in record["runs"])
 
 

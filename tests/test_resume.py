@@ -13,8 +13,9 @@ import pytest
 import torch
 from tiny import TinyNet, config, register, tones, write_set
 
-from esc_lib import RunInUse, TrainingStopped, load_run, train
-from esc_lib.training.checkpoint import alone_in, state_file
+from esc_lib import load_run, train
+from esc_lib.training import RunLockedError, TrainingError
+from esc_lib.training.checkpoint import run_lock, state_file
 
 resume_module = importlib.import_module("esc_lib.training.checkpoint")
 train_module = importlib.import_module("esc_lib.training.train")
@@ -150,7 +151,7 @@ def test_a_disk_that_is_full_while_the_state_is_written_leaves_the_state_before(
     register(monkeypatch)
     settings = config(epochs=5, eval_every=1)
     whole = train(settings, tone_data, tmp_path, "cpu")
-    write, count = resume_module.write_whole, [0]
+    write, count = resume_module.atomic_write, [0]
 
     def full(path, action):
         count[0] += 1
@@ -163,10 +164,10 @@ def test_a_disk_that_is_full_while_the_state_is_written_leaves_the_state_before(
             return write(path, fill)
         return write(path, action)
 
-    monkeypatch.setattr(resume_module, "write_whole", full)
+    monkeypatch.setattr(resume_module, "atomic_write", full)
     with pytest.raises(OSError, match="training.state cannot be written"):
         train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
-    monkeypatch.setattr(resume_module, "write_whole", write)
+    monkeypatch.setattr(resume_module, "atomic_write", write)
     assert_same(train(settings, tone_data, tmp_path, "cpu", run_dir="mine"), whole)
 
 
@@ -189,12 +190,12 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tone_data, tmp_path, m
 def test_a_second_process_is_refused_with_the_firsts_number(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     (tmp_path / "mine").mkdir()
-    code = "import sys, time\nfrom pathlib import Path\nfrom esc_lib.training.checkpoint import alone_in\n"
-    code += "with alone_in(Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(600)\n"
+    code = "import sys, time\nfrom pathlib import Path\nfrom esc_lib.training.checkpoint import run_lock\n"
+    code += "with run_lock(Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(600)\n"
     command = [sys.executable, "-c", code, str(tmp_path / "mine")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "in\n"
-        with pytest.raises(RunInUse, match=rf"process {process.pid}\b"):
+        with pytest.raises(RunLockedError, match=rf"process {process.pid}\b"):
             train(config(), tone_data, tmp_path, "cpu", run_dir="mine")
         process.kill()
     # It left its lock behind, and died: the run can be had.
@@ -204,7 +205,7 @@ def test_a_second_process_is_refused_with_the_firsts_number(tone_data, tmp_path,
 
 def test_the_lock_is_given_back(tmp_path):
     for _ in range(2):
-        with alone_in(tmp_path), pytest.raises(RunInUse, match=str(os.getpid())), alone_in(tmp_path):
+        with run_lock(tmp_path), pytest.raises(RunLockedError, match=str(os.getpid())), run_lock(tmp_path):
             pass
 
 
@@ -229,7 +230,7 @@ def test_too_small_a_gpu_is_told_with_a_smaller_batch(tone_data, tmp_path, monke
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     register(monkeypatch, Greedy)
-    with pytest.raises(TrainingStopped, match="batch_size 64: try 32"):
+    with pytest.raises(TrainingError, match="batch_size 64: try 32"):
         train(config(batch_size=64), tone_data, tmp_path, "cpu")
 
 

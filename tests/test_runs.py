@@ -16,9 +16,11 @@ import torch
 from disk import largest_file
 from tiny import TinyNet, config, files_below, network, new_run, register, tones, write_set
 
-from esc_lib import list_runs, load_run, train
-from esc_lib.files import write_whole
-from esc_lib.training.runs import HISTORY_KEYS, runs_folder
+from esc_lib import load_run, train
+from esc_lib.files import atomic_write
+from esc_lib.paths import runs_folder
+from esc_lib.training import list_runs
+from esc_lib.training.runs import HISTORY_KEYS
 
 runs_module = importlib.import_module("esc_lib.training.runs")
 
@@ -59,14 +61,14 @@ def test_a_finished_run_holds_the_files_that_are_promised(tmp_path):
     assert run.path.name.startswith("tiny-synthetic-")
     names = [f"epoch-{epoch:04d}" for epoch in (1, 2, 3)]
     assert files_below(run.path) == {
-        "config.json", "history.json", "checkpoints.json", "sittings.json", "losses.png", "accuracies.png", ".lock",
+        "config.json", "history.json", "checkpoints.json", "sessions.json", "losses.png", "accuracies.png", ".lock",
         *(f"{name}/{name}.model" for name in names),
     }  # fmt: skip
     settings = json.loads((run.path / "config.json").read_text())
     assert settings == {**run.config.to_dict(), "train_folds": [1, 2], "eval_folds": [3]}
-    (sitting,) = json.loads((run.path / "sittings.json").read_text())
+    (sitting,) = json.loads((run.path / "sessions.json").read_text())
     assert (sitting["from_epoch"], sitting["to_epoch"]) == (1, 3) and sitting["seconds"] >= 0
-    assert sitting["device"] and sitting["threads"] >= 1 and load_run(run.path).sittings == [sitting]
+    assert sitting["device"] and sitting["threads"] >= 1 and load_run(run.path).sessions == [sitting]
     history = json.loads((run.path / "history.json").read_text())
     assert set(history) == {"loss", "acc", "lr", "eval_loss", "eval_acc"}
     assert all(list(values) == ["1", "2", "3"] for values in history.values())
@@ -169,7 +171,7 @@ def test_the_new_checkpoint_is_whole_and_listed_before_an_old_one_goes(tmp_path,
 @pytest.mark.parametrize("breaks", ["the checkpoint", "its entry"])
 def test_until_the_new_checkpoint_is_listed_the_old_one_counts(tmp_path, monkeypatch, breaks):
     run = filled(tmp_path, [0.3])
-    write = runs_module.write_whole
+    write = runs_module.atomic_write
 
     def fails(path, writer):
         if path.suffix == (".model" if breaks == "the checkpoint" else ".json"):
@@ -177,7 +179,7 @@ def test_until_the_new_checkpoint_is_listed_the_old_one_counts(tmp_path, monkeyp
         write(path, writer)
 
     for module in (runs_module, importlib.import_module("esc_lib.files")):
-        monkeypatch.setattr(module, "write_whole", fails)
+        monkeypatch.setattr(module, "atomic_write", fails)
     with pytest.raises(OSError):
         run.save_checkpoint(net(2), 2, 0.6)
     again = load_run(run.path)
@@ -187,33 +189,33 @@ def test_until_the_new_checkpoint_is_listed_the_old_one_counts(tmp_path, monkeyp
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
-    write_whole(path, lambda file: file.write(b"old"))
+    atomic_write(path, lambda file: file.write(b"old"))
 
     def half(file, error):
         file.write(b"new, but no")
         raise error
 
     with pytest.raises(OSError, match=re.escape(f"{path} cannot be written (No space left on device)")) as caught:
-        write_whole(path, lambda file: half(file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        atomic_write(path, lambda file: half(file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(KeyboardInterrupt):
-        write_whole(path, lambda file: half(file, KeyboardInterrupt()))
+        atomic_write(path, lambda file: half(file, KeyboardInterrupt()))
     assert path.read_bytes() == b"old"
     assert files_below(tmp_path) == {"file"}
-    write_whole(path, lambda file: file.write(b"newer"))
+    atomic_write(path, lambda file: file.write(b"newer"))
     assert path.read_bytes() == b"newer"
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path):
     path = tmp_path / "file"
-    write_whole(path, lambda file: file.write(b"old"))
+    atomic_write(path, lambda file: file.write(b"old"))
 
     def look(file):
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"old"
 
-    write_whole(path, look)
+    atomic_write(path, look)
     assert path.read_bytes() == b"new"
 
 
@@ -222,7 +224,7 @@ def test_a_folder_that_may_not_be_written_is_not_called_full(tmp_path):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
     with pytest.raises(PermissionError, match="Permission denied") as caught:
-        write_whole(tmp_path / "file", refuse)
+        atomic_write(tmp_path / "file", refuse)
     assert "make room" not in str(caught.value)
 
 

@@ -9,11 +9,10 @@ import torch
 from tiny import config, register, tones, write_set
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esc_lib.training.batches import batches
 from esc_lib.data.clips import load_clips
 from esc_lib.models import ARCHITECTURES, build_model
 from esc_lib.models.cpu import plain_operations
-from esc_lib.training.steps import new_optimizer, start_learning, train_step
+from esc_lib.training.batches import batches, build_optimizer, set_train_mode, train_step
 
 ANSWERS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero", "unique_consecutive"}
 
@@ -47,8 +46,8 @@ def test_steps_ask_for_nothing(mixed, optimizer, tmp_path, monkeypatch):
     settings = config(between_class=mixed, strong_augmentation=mixed, optimizer=optimizer)
     clips = load_clips("synthetic", settings.sample_rate, (1, 2), write_set(tmp_path, tones()))
     model = build_model("tiny", 10)
-    start_learning(model, frozen=False)
-    learner = new_optimizer(settings, model)
+    set_train_mode(model, frozen=False)
+    learner = build_optimizer(settings, model)
     epoch = batches(settings, clips, torch.Generator())
     train_step(settings, model, learner, *next(epoch))  # the first of an epoch draws its pairs
     steps = 0
@@ -63,7 +62,7 @@ def test_steps_ask_for_nothing(mixed, optimizer, tmp_path, monkeypatch):
 def test_networks_ask_for_nothing_where_they_use_pytorchs_operations(name):
     """As they do on a GPU."""
     model = build_model(name, 10)
-    start_learning(model, frozen=False)
+    set_train_mode(model, frozen=False)
     x = torch.randn(2, 1, model.INPUT_SAMPLES)
     with plain_operations(), Questions() as questions:
         model(x).sum().backward()

@@ -19,7 +19,8 @@ import pytest
 import torch
 from tiny import TinyNet, config, files_below, network, numbered, numbers_in, register, tones, write_set
 
-from esc_lib import TrainingStopped, evaluate, list_runs, load_run, train
+from esc_lib import evaluate, load_run, train
+from esc_lib.training import TrainingError, list_runs
 from esc_lib.training.compute import pick_device
 
 runs_module = importlib.import_module("esc_lib.training.runs")
@@ -148,7 +149,9 @@ def test_one_cycle_rises_and_falls_with_every_step(tone_data, tmp_path, monkeypa
     run = train(settings, tone_data, tmp_path, "cpu")
     fall = [0.4 * (1 + math.cos(math.pi * (i + 0.5) / 16)) for i in range(16)]
     assert seen == pytest.approx([0.1, 0.3, 0.5, 0.7, *fall])
-    assert list(run.history["lr"].values()) == pytest.approx([0.4, *(0.4 * (1 + math.cos(math.pi * (i + 0.5) / 4)) for i in range(4))])
+    assert list(run.history["lr"].values()) == pytest.approx(
+        [0.4, *(0.4 * (1 + math.cos(math.pi * (i + 0.5) / 4)) for i in range(4))]
+    )
 
 
 def test_every_parameter_is_trained(tone_data, tmp_path, monkeypatch):
@@ -307,7 +310,7 @@ def counting(monkeypatch, act):
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tone_data, tmp_path, monkeypatch):
     counting(monkeypatch, lambda n, logits: logits * math.nan if n > 5 else logits)  # two steps an epoch: in epoch 3
-    with pytest.raises(TrainingStopped, match=r"epoch 3\b.*nan.*epoch-0002.*learning_rate"):
+    with pytest.raises(TrainingError, match=r"epoch 3\b.*nan.*epoch-0002.*learning_rate"):
         train(config(epochs=9, batch_size=31), tone_data, tmp_path, "cpu")
     (path,) = list_runs(tmp_path)
     run = load_run(path)
@@ -336,14 +339,14 @@ def test_weights_broken_by_the_last_step_are_never_kept(tone_data, tmp_path, mon
     spy.steps = 0
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     register(monkeypatch, Broken)
-    with pytest.raises(TrainingStopped, match=r"evaluation loss of epoch 2\b.*epoch-0001"):
+    with pytest.raises(TrainingError, match=r"evaluation loss of epoch 2\b.*epoch-0001"):
         train(config(epochs=3, batch_size=62), tone_data, tmp_path, "cpu")
     assert list(load_run(list_runs(tmp_path)[0]).checkpoints) == ["epoch-0001"]
 
 
 def test_a_learning_rate_far_too_high_is_named(tone_data, tmp_path, monkeypatch):
     register(monkeypatch, network(lambda self, x: 1e30 * self.bias * x.abs().amax(dim=(1, 2))[:, None]))
-    with pytest.raises(TrainingStopped, match="no checkpoint.*below 100"):
+    with pytest.raises(TrainingError, match="no checkpoint.*below 100"):
         train(config(epochs=5, learning_rate=100, eval_every=5), tone_data, tmp_path, "cpu")
 
 

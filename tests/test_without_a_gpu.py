@@ -12,15 +12,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import esc_lib.training.batches
-from esc_lib.training.augment import even_starts
-from esc_lib.training.batches import batches
-from esc_lib.bench.measure import WAYS
+from esc_lib.bench.measure import VARIANTS
 from esc_lib.data.clips import Clips
-from esc_lib.training.inference import crop_probabilities, heard_crops
-from esc_lib.training.mixing import _window_and_weight
 from esc_lib.models import ARCHITECTURES, build_model
+from esc_lib.training.augment import even_starts
+from esc_lib.training.batches import batches, build_optimizer, set_train_mode, train_step
+from esc_lib.training.inference import audible_crops, crop_probabilities
+from esc_lib.training.mixing import _window_and_weight
 from esc_lib.training.recipes import recipe
-from esc_lib.training.steps import new_optimizer, start_learning, train_step
 
 GPU = torch.device("cuda", 0)
 HERE = SimpleNamespace(device=GPU)  # stands for a generator of random numbers, which cannot be made without a GPU
@@ -69,13 +68,13 @@ def test_two_devices_in_one_operation_are_seen():
         torch.ones(3, device=GPU) + torch.ones(3)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", VARIANTS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_step_stays_on_its_device(name, way):
-    config = recipe(name, "esc10", batch_size=3, **WAYS[way])
+    config = recipe(name, "esc10", batch_size=3, **VARIANTS[way])
     model = network(name)
-    start_learning(model, frozen=False)
-    optimizer = new_optimizer(config, model)
+    set_train_mode(model, frozen=False)
+    optimizer = build_optimizer(config, model)
     seen = 0
     for x, label in batches(config, clips(config.sample_rate), HERE):
         assert x.device == label.device == GPU and x.shape == (3, 1, config.crop_samples)
@@ -100,7 +99,7 @@ def test_crops_are_heard_on_the_device(name):
     config = recipe(name, "esc10", min_peak=0.01)
     recordings = clips(config.sample_rate)
     start = even_starts(recordings.frames, config.crop_samples, config.crops, config.pad)
-    assert heard_crops(recordings, start, config.crop_samples, config.min_peak).device == GPU
+    assert audible_crops(recordings, start, config.crop_samples, config.min_peak).device == GPU
     first = torch.zeros_like(start[0])
     probabilities = crop_probabilities(network(name), recordings, first, start[0], config.crop_samples)
     assert probabilities.shape == (config.crops, 10) and probabilities.device.type == "cpu"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import esc_lib.models
-from esc_lib.training.config import TrainConfig
 from esc_lib.data.datasets import ESC10_CLASSES
+from esc_lib.training.config import TrainConfig
 from esc_lib.training.runs import Run, make_run_folder, open_run
 
 RATE = 1000  # Hz

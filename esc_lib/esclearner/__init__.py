@@ -1,7 +1,8 @@
 """Everything that knows esc-learner, the PyTorch project of 2022 that this course succeeds; nothing else does.
 
 Importing this wing teaches `load_run` its run directories, `build_model` its networks and `evaluate` its protocol.
-`fetch_run` downloads a run that its author published.
+`fetch_run` downloads a run that its author published. Source of all that is said of it here:
+github.com/arrrrrmin/esc-learner, as its last version (commit 73c2256, 28 September 2022) behaves.
 """
 
 from esc_lib.esclearner.evaluate import esclearner_protocol
