@@ -93,7 +93,9 @@ def test_each_clip_is_described(clips):
 def test_an_example_of_equal_clips_is_two_equal_clips(tmp_path):
     """Those of the other pair stand between them in the set."""
     sounds = [(1, 0, BARK), (1, 1, RAIN), (2, 1, RAIN), (2, 0, BARK)]
-    found = audit(load_clips("synthetic", RATE, [1, 2], write_set(tmp_path, sounds))).set_index("finding")
+    found = audit(load_clips("synthetic", RATE, folds=[1, 2], data_dir=write_set(tmp_path, sounds))).set_index(
+        "finding"
+    )
     assert found["example"]["clips equal to one of another fold"] == files(0, 3)
     assert found["count"]["clips equal to one of another fold"] == 4
     assert found["count"]["clips equal to another of their fold"] == 0
@@ -110,7 +112,7 @@ def test_runs_at_full_scale_reach_to_both_ends(tmp_path):
     begin[:3] = end[-3:] = 32767
     nothing_else = np.full(3, -32768, np.int16)
     sounds = [(1, 0, begin), (1, 1, end), (1, 2, nothing_else), (1, 3, nothing_else[:2])]
-    facts = describe_clips(load_clips("synthetic", RATE, [1], write_set(tmp_path, sounds)))
+    facts = describe_clips(load_clips("synthetic", RATE, folds=[1], data_dir=write_set(tmp_path, sounds)))
     assert facts["clipped"].to_list() == [True, True, True, False]
     assert facts["full_scale"].all()
 

@@ -266,7 +266,7 @@ def test_crops_of_longer_and_shorter_clips_are_the_slow_version(scale, start, le
     waveforms = [noise(n, seed=n) for n in (100, 97, 1, 2, 13)]
     clips, index = among_loud_ones(*waveforms)
     scales = torch.full((5,), scale, dtype=torch.float64)
-    crops = cut(clips, index, torch.full((5,), start), length, scales)
+    crops = cut(clips, index, torch.full((5,), start), length, scale=scales)
     assert crops.shape == (5, 1, length) and crops.dtype == torch.float32
     expected = [slow_cut(waveform, start, length, scale) for waveform in waveforms]
     np.testing.assert_allclose(crops[:, 0].double().numpy(), expected, rtol=0, atol=1e-6)
@@ -277,7 +277,7 @@ def test_each_clip_of_a_batch_has_its_own_start_and_scale():
     waveforms = [noise(n, seed=n) for n in (300, 31, 77, 200)]
     clips, index = among_loud_ones(*waveforms)
     order, starts, scales = [3, 0, 1, 3, 2, 0], [-5, 100, 3, 140, 60, 361], [1.25, 0.8, 1.07, 0.93, 1.0, 1.25]
-    crops = cut(clips, index[order], torch.tensor(starts), 40, torch.tensor(scales, dtype=torch.float64))
+    crops = cut(clips, index[order], torch.tensor(starts), 40, scale=torch.tensor(scales, dtype=torch.float64))
     expected = [slow_cut(waveforms[i], a, 40, s) for i, a, s in zip(order, starts, scales, strict=True)]
     np.testing.assert_allclose(crops[:, 0].numpy(), expected, rtol=0, atol=1e-6)
 
@@ -285,20 +285,24 @@ def test_each_clip_of_a_batch_has_its_own_start_and_scale():
 def test_scale_1_changes_nothing():
     clips, index = among_loud_ones(loud(500), loud(30))
     start = torch.tensor([-10, 5])
-    assert torch.equal(cut(clips, index, start, 200, torch.ones(2, dtype=torch.float64)), cut(clips, index, start, 200))
+    assert torch.equal(
+        cut(clips, index, start, 200, scale=torch.ones(2, dtype=torch.float64)), cut(clips, index, start, 200)
+    )
 
 
 def test_at_the_end_of_the_data_set_nothing_is_mixed_in():
     clips, index, start = make_clips([loud(30), [32767], [0]]), torch.arange(3), torch.zeros(3, dtype=torch.int64)
-    crops = cut(clips, index, start, 40, torch.ones(3, dtype=torch.float64))
+    crops = cut(clips, index, start, 40, scale=torch.ones(3, dtype=torch.float64))
     assert torch.equal(crops, cut(clips, index, start, 40))
-    assert not crops[2].any() and not cut(clips, index[2:], start[2:], 40, torch.tensor([1.25]).double()).any()
+    assert not crops[2].any() and not cut(clips, index[2:], start[2:], 40, scale=torch.tensor([1.25]).double()).any()
 
 
 @pytest.mark.parametrize("scale", [0.8, 1.25])
 def test_a_tone_of_a_longer_clip_is_lower(scale):
     clips, index = among_loud_ones(np.rint(32767 * tone(200, rate=8000, amplitude=0.9)))
-    wave = cut(clips, index, torch.tensor([0]), int(8000 * scale), torch.tensor([scale], dtype=torch.float64))[0, 0]
+    wave = cut(clips, index, torch.tensor([0]), int(8000 * scale), scale=torch.tensor([scale], dtype=torch.float64))[
+        0, 0
+    ]
     peak_hz = torch.fft.rfft(wave).abs().argmax() * 8000 / len(wave)
     assert peak_hz.item() == pytest.approx(200 / scale, abs=1)
     assert wave.abs().max() == pytest.approx(0.9, abs=0.01)
@@ -335,7 +339,7 @@ def test_random_crops_of_longer_and_shorter_clips_reach_both_ends(scale, pad):
     frames, length, draws = 40, 12, 1000
     clips, index = among_loud_ones(loud(frames))
     scales = torch.full((draws,), scale, dtype=torch.float64)
-    crops = random_crops(clips, index.repeat(draws), length, torch.Generator().manual_seed(1), pad, scales)
+    crops = random_crops(clips, index.repeat(draws), length, torch.Generator().manual_seed(1), pad=pad, scale=scales)
     whole = np.pad(longer(loud(frames), scale), length // 2 if pad else 0)
     places = np.lib.stride_tricks.sliding_window_view(whole, length)
     distance = np.abs(crops[:, 0].double().numpy()[:, None] - places).max(axis=2)  # (draws, places)
@@ -395,6 +399,6 @@ def test_nothing_leaks_in_from_the_neighbours_without_padding_or_at_another_scal
     index, generator = index.repeat(300), torch.Generator().manual_seed(0)
     scales = torch.full((900,), scale, dtype=torch.float64)
     for pad in (True, False):
-        assert not random_crops(clips, index, length, generator, pad, scales).any()
+        assert not random_crops(clips, index, length, generator, pad=pad, scale=scales).any()
     for n_crops in (1, 2, 10):
         assert not even_crops(clips, index[:3], length, n_crops, pad=False).any()

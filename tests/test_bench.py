@@ -70,7 +70,7 @@ def test_batches_are_full_also_where_epochs_end(data_dir):
 @pytest.mark.parametrize("way", VARIANTS)
 def test_steps_learn(data_dir, step_of, way):
     torch.manual_seed(0)
-    clips = load_clips("synthetic", tiny.RATE, (1, 2), data_dir)
+    clips = load_clips("synthetic", tiny.RATE, folds=(1, 2), data_dir=data_dir)
     step = step_of(tiny.config(batch_size=16, learning_rate=0.02, **VARIANTS[way]), clips)
     losses = [float(step()[0]) for _ in range(40)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
@@ -93,7 +93,7 @@ def test_steps_are_those_of_a_training(data_dir, monkeypatch):
     monkeypatch.setattr(esc_lib.bench, "batches", watched_batches)
     monkeypatch.setattr(esc_lib.bench, "train_step", watched_step)
     settings = tiny.config(batch_size=16, precision="bfloat16", **VARIANTS["between-class"])
-    our_step(settings, load_clips("synthetic", tiny.RATE, (1, 2), data_dir))()
+    our_step(settings, load_clips("synthetic", tiny.RATE, folds=(1, 2), data_dir=data_dir))()
     assert seen == [("batch", False), ("step", True)]
 
 

@@ -21,12 +21,12 @@ def run(tmp_path, monkeypatch):
 
 def test_probabilities_that_were_made_too_sure_get_their_temperature_back(run):
     predictions = evaluate(run.path, device="cpu").predictions
-    honest = calibrate(run, predictions, "fold 3")
+    honest = calibrate(run, predictions, fitted_on="fold 3")
     columns = [column for column in predictions if column.startswith("p_")]
     sure = predictions.assign(
         **dict(zip(columns, with_temperature(predictions[columns].to_numpy(), 0.5).T, strict=True))
     )
-    assert calibrate(run.path, sure, "the same, twice as sure") == pytest.approx(2 * honest, rel=1e-3)
+    assert calibrate(run.path, sure, fitted_on="the same, twice as sure") == pytest.approx(2 * honest, rel=1e-3)
     (entry,) = json.loads((run.path / "temperatures.json").read_text()).values()
     assert entry["fitted_on"] == "the same, twice as sure" and entry["clips"] == len(predictions)
 
@@ -34,7 +34,7 @@ def test_probabilities_that_were_made_too_sure_get_their_temperature_back(run):
 def test_a_temperature_belongs_to_its_checkpoint(run):
     predictions = evaluate(run.path, device="cpu").predictions
     assert load_run(run.path).temperature() == 1
-    found = calibrate(run, predictions, "fold 3")
+    found = calibrate(run, predictions, fitted_on="fold 3")
     assert load_run(run.path).temperature("last") == found != 1
     run.checkpoints["epoch-0003"] = {"name": "epoch-0003", "epoch": 3, "eval_acc": 0.1}
     assert run.temperature("epoch-0003") == 1
@@ -50,14 +50,14 @@ def test_a_damaged_temperature_is_refused(run, entry):
 def test_what_was_learned_from_is_not_calibrated_on(run):
     predictions = evaluate(run.path, device="cpu").predictions.assign(fold=1)
     with pytest.raises(ValueError, match=r"learned from fold\(s\) \[1\]"):
-        calibrate(run, predictions, "fold 1")
+        calibrate(run, predictions, fitted_on="fold 1")
 
 
 def test_predictions_of_a_recording_are_calibrated(run, tmp_path):
     wave = np.sin(2 * np.pi * 124 * np.arange(600) / tiny.RATE)
     soundfile.write(tmp_path / "tone.wav", wave, tiny.RATE)
     before = predict(run, tmp_path / "tone.wav", top=10, device="cpu")
-    run.save_temperature("last", 3.0, "nothing: a test", 0)
+    run.save_temperature("last", 3.0, fitted_on="nothing: a test", clips=0)
     after = predict(run, tmp_path / "tone.wav", top=10, device="cpu")
     assert after.top["class"].tolist() == before.top["class"].tolist()
     expected = before.top["probability"].to_numpy() ** (1 / 3)
@@ -74,9 +74,13 @@ def test_a_cross_validation_finds_temperatures_on_its_validation_folds(tmp_path,
     for row in found.runs.itertuples():
         run = load_run(found.path / f"fold-{row.fold}-seed-{row.seed}")
         (checked,) = run.config.eval_folds
-        on_validation = evaluate(run.path, "best", data, "cpu")
+        on_validation = evaluate(run.path, "best", data_dir=data, device="cpu")
         assert on_validation.predictions["fold"].unique().tolist() == [checked] != [row.fold]
-        assert row.temperature == run.temperature("best") == calibrate(run, on_validation.predictions, "again", "best")
+        assert (
+            row.temperature
+            == run.temperature("best")
+            == calibrate(run, on_validation.predictions, fitted_on="again", checkpoint="best")
+        )
     table = found.calibration()
     probabilities, targets = as_arrays(found.predictions)
     assert table.loc["as they come", "calibration error"] == pytest.approx(calibration_error(probabilities, targets))

@@ -20,7 +20,7 @@ SOUNDS = {f"audio/{name}": samples for name, samples in esc_noises().items()}
 def data(tmp_path_factory):
     """A data folder with 50 clips of noise, every class in every fold, at 8 kHz."""
     folder = tmp_path_factory.mktemp("clips")
-    prepare("esc10", 8000, write_esc(folder / "source", esc_noises()), data_dir=folder / "data", subset=True)
+    prepare("esc10", 8000, source=write_esc(folder / "source", esc_noises()), data_dir=folder / "data", subset=True)
     return folder / "data"
 
 
@@ -78,7 +78,7 @@ def test_samples_are_the_mapped_file(data):
     maps = Path("/proc/self/maps")
     if not maps.is_file():
         pytest.skip("this system does not list its memory maps")
-    clips = load_clips("esc10", 8000, [2], data_dir=data)
+    clips = load_clips("esc10", 8000, folds=[2], data_dir=data)
     ranges = [line.split()[0].split("-") for line in maps.read_text().splitlines() if "esc10-8000/clips.npy" in line]
     first = clips.samples.data_ptr()
     last = first + 2 * len(clips.samples)
@@ -108,7 +108,7 @@ def test_views_share_the_samples(data):
 
 @pytest.mark.parametrize("folds", [[1], [3, 5], (5, 3), [1, 2, 3, 4, 5], None])
 def test_folds(data, folds):
-    clips = load_clips("esc10", 8000, folds, data_dir=data)
+    clips = load_clips("esc10", 8000, folds=folds, data_dir=data)
     assert set(clips.table["fold"]) == set(folds or range(1, 6))
     assert len(clips) == 10 * len(folds or range(5)) == len(clips.offsets) == len(clips.frames) == len(clips.targets)
     assert all(np.array_equal(clips.waveform(i).numpy(), SOUNDS[f]) for i, f in enumerate(clips.table["file"]))
@@ -116,7 +116,7 @@ def test_folds(data, folds):
 
 def test_folds_after_loading_are_the_folds_of_loading(data):
     clips = load_clips("esc10", 8000, data_dir=data).in_folds([2, 4])
-    loaded = load_clips("esc10", 8000, [2, 4], data_dir=data)
+    loaded = load_clips("esc10", 8000, folds=[2, 4], data_dir=data)
     pd.testing.assert_frame_equal(clips.table, loaded.table)
     assert torch.equal(clips.offsets, loaded.offsets) and torch.equal(clips.targets, loaded.targets)
 
@@ -124,17 +124,17 @@ def test_folds_after_loading_are_the_folds_of_loading(data):
 def test_fold_that_is_not_there_is_named_with_those_that_are(data):
     for folds in ([1, 6, 7], (7, 6)):
         with pytest.raises(ValueError, match=r"no clip of fold\(s\) (6, 7|7, 6): it holds fold\(s\) 1, 2, 3, 4, 5;"):
-            load_clips("esc10", 8000, folds, data_dir=data)
-    few = load_clips("esc10", 8000, [2, 4], data_dir=data)
+            load_clips("esc10", 8000, folds=folds, data_dir=data)
+    few = load_clips("esc10", 8000, folds=[2, 4], data_dir=data)
     with pytest.raises(ValueError, match=r"no clip of fold\(s\) 3: it holds fold\(s\) 2, 4;"):
         few.in_folds([2, 3])
 
 
 def test_folds_of_a_subset_have_to_be_named(tmp_path):
-    prepare("esc10", 8000, write_esc(tmp_path / "part", esc_noises(range(1, 3))), data_dir=tmp_path, subset=True)
+    prepare("esc10", 8000, source=write_esc(tmp_path / "part", esc_noises(range(1, 3))), data_dir=tmp_path, subset=True)
     with pytest.raises(ValueError, match=r"fold\(s\) 3, 4, 5: it holds fold\(s\) 1, 2; name only these"):
         load_clips("esc10", 8000, data_dir=tmp_path)
-    assert len(load_clips("esc10", 8000, [1, 2], data_dir=tmp_path)) == 20
+    assert len(load_clips("esc10", 8000, folds=[1, 2], data_dir=tmp_path)) == 20
 
 
 def test_select_by_number_and_by_mask():
@@ -158,7 +158,7 @@ def test_choosing_folds_warns_of_nothing(data):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            load_clips("esc10", 8000, [1], data_dir=data)
+            load_clips("esc10", 8000, folds=[1], data_dir=data)
     finally:
         torch.set_warn_always(always)
 
@@ -271,8 +271,8 @@ def test_real_esc10_clips(tmp_path):
     table.to_csv(tmp_path / "part/meta/esc50.csv", index=False)
     for name in table["filename"]:
         shutil.copy(source / "audio" / name, tmp_path / "part/audio" / name)
-    prepare("esc10", 16000, tmp_path / "part", data_dir=tmp_path, subset=True)
-    clips = load_clips("esc10", 16000, [1], data_dir=tmp_path)
+    prepare("esc10", 16000, source=tmp_path / "part", data_dir=tmp_path, subset=True)
+    clips = load_clips("esc10", 16000, folds=[1], data_dir=tmp_path)
     assert sorted(clips.targets.tolist()) == [0] * 8 + [4] * 8
     assert clips.frames.max() <= 80000 and clips.frames.min() > 16000
     assert all(clips.waveform(i).to(torch.int32).abs().max() > 1000 for i in range(len(clips)))

@@ -127,7 +127,7 @@ def test_phase_2_starts_from_phase_1_of_the_same_fold_and_seed(tmp_path, monkeyp
     monkeypatch.setattr(MODULE, "_read", lambda *args: None)
     phase_1 = tmp_path / "cv-wavemsnet"
     config = recipe("wavemsnet_logmel", "synthetic", start_from=str(phase_1))
-    cross_validate(config, (0, 3), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    cross_validate(config, seeds=(0, 3), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
     assert {key: of.start_from for key, of in started.items()} == {
         (fold, seed): str(phase_1 / f"fold-{fold}-seed-{seed}") for fold in (1, 2) for seed in (0, 3)
     }

@@ -117,7 +117,9 @@ def test_predictions_have_a_row_per_clip_and_a_probability_per_class(found):
 def test_silent_clips_count(tmp_path, monkeypatch):
     register(monkeypatch)
     write_set(tmp_path, tones(per_class=1))  # with one clip of digital silence in each fold
-    found = evaluate(train(config(epochs=1), tmp_path, tmp_path / "runs", "cpu").path, data_dir=tmp_path)
+    found = evaluate(
+        train(config(epochs=1), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu").path, data_dir=tmp_path
+    )
     assert found.result["clips"] == len(found.predictions) == found.confusion.to_numpy().sum() == 11
     assert found.confusion.sum(axis=1).tolist() == [2, *[1] * 9]  # the silence is called class 0
     assert np.isfinite(found.predictions.filter(regex="^p_").to_numpy()).all()
@@ -140,8 +142,8 @@ def test_the_result_says_what_must_be_known_to_cite_it(tmp_path, monkeypatch, da
 def test_best_is_kept_apart_and_called_what_it_is(tmp_path, monkeypatch):
     run = make_run(tmp_path, monkeypatch, accuracies=(0.9, 0.2))
     data = tmp_path / "data"
-    best, last = evaluate(run.path, "best", data), evaluate(run.path, data_dir=data)
-    named = evaluate(run.path, "epoch-0001", data)
+    best, last = evaluate(run.path, "best", data_dir=data), evaluate(run.path, data_dir=data)
+    named = evaluate(run.path, "epoch-0001", data_dir=data)
     assert [e.path.name for e in (best, last, named)] == ["eval-best", "eval", "eval-epoch-0001"]
     assert [e.result["epoch"] for e in (best, last, named)] == [1, 2, 1]
     assert [e.accuracy for e in (best, last, named)] == [RIGHT / 11, 0, RIGHT / 11]  # the last says class 9 always
@@ -149,7 +151,7 @@ def test_best_is_kept_apart_and_called_what_it_is(tmp_path, monkeypatch):
     assert "last epoch" not in best.result["selection"] and "last epoch" not in named.result["selection"]
     assert json.loads((run.path / "eval/result.json").read_text())["acc"] == 0
     with pytest.raises(ValueError, match="'epoch-0007'.*epoch-0001"):
-        evaluate(run.path, "epoch-0007", data)
+        evaluate(run.path, "epoch-0007", data_dir=data)
     assert not (run.path / "eval-epoch-0007").exists()
 
 
@@ -219,9 +221,11 @@ def test_the_whole_path_agrees_with_a_plain_count(tmp_path, monkeypatch):
     """Training's own test, `evaluate`, and a loop over clips and crops written here give one accuracy."""
     register(monkeypatch)
     write_set(tmp_path, tones(per_class=2))
-    run = train(config(epochs=3, crops=4, trim_silence=False), tmp_path, tmp_path / "runs", "cpu")
+    run = train(
+        config(epochs=3, crops=4, trim_silence=False), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu"
+    )
     found = evaluate(run.path, data_dir=tmp_path, device="cpu")
-    clips, model, right = load_clips("synthetic", RATE, [3], tmp_path), run.model(), 0
+    clips, model, right = load_clips("synthetic", RATE, folds=[3], data_dir=tmp_path), run.model(), 0
     for i in range(len(clips)):
         wave = np.pad(clips.waveform(i).numpy() / 32768, 50).astype(np.float32)
         begins = [n * ((len(wave) - 100) // 3) for n in range(4)]

@@ -14,7 +14,7 @@ from esc_lib.training.mixing import loudness, mix
 def clips(tmp_path, monkeypatch):
     tiny.register(monkeypatch)
     tiny.write_set(tmp_path, tiny.numbered([1] * 20, frames=250))
-    return load_clips("synthetic", tiny.RATE, (1,), tmp_path)
+    return load_clips("synthetic", tiny.RATE, folds=(1,), data_dir=tmp_path)
 
 
 def waves(samples, seed=0):
@@ -63,7 +63,7 @@ def test_strong_augmentation_changes_length_by_a_quarter_and_loudness_by_six_dec
     time = np.arange(400) / tiny.RATE
     tone = np.rint(8000 * np.sin(2 * np.pi * 100 * time)).astype(np.int16)
     tiny.write_set(tmp_path, [(1, i % 10, tone) for i in range(300)])
-    clips = load_clips("synthetic", tiny.RATE, (1,), tmp_path)
+    clips = load_clips("synthetic", tiny.RATE, folds=(1,), data_dir=tmp_path)
     config = tiny.config(strong_augmentation=True, pad=False, batch_size=300)
     ((x, _),) = plain_batches(config, clips)
     spectrum = torch.fft.rfft(x[:, 0] * torch.hann_window(tiny.LENGTH), n=8000).abs()

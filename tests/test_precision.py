@@ -121,7 +121,9 @@ def test_a_hopeless_precision_is_called_once(clock):
 
 
 def test_bfloat16_learns_with_float32_weights_and_other_rounding(data_dir):
-    runs = {p: train(tiny.config(precision=p, epochs=6), data_dir, device="cpu") for p in ("float32", "bfloat16")}
+    runs = {
+        p: train(tiny.config(precision=p, epochs=6), data_dir=data_dir, device="cpu") for p in ("float32", "bfloat16")
+    }
     losses = {precision: list(run.history["loss"].values()) for precision, run in runs.items()}
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"][-1] < 0.8 * losses["bfloat16"][0]
@@ -135,10 +137,10 @@ def test_auto_writes_down_what_it_chose_and_changes_nothing_else(data_dir, monke
         return "bfloat16", {"float32": 0.4, "bfloat16": 0.1}
 
     monkeypatch.setattr(sys.modules["esc_lib.training.train"], "fastest_precision", bfloat16_is_faster)
-    run = train(tiny.config(precision="auto"), data_dir, device="cpu")
+    run = train(tiny.config(precision="auto"), data_dir=data_dir, device="cpu")
     assert json.loads((run.path / "config.json").read_text())["precision"] == "bfloat16"
     assert "bfloat16 (milliseconds a step: float32 400, bfloat16 100)" in capsys.readouterr().err
-    assert run.history == train(tiny.config(precision="bfloat16"), data_dir, device="cpu").history
+    assert run.history == train(tiny.config(precision="bfloat16"), data_dir=data_dir, device="cpu").history
 
 
 def test_auto_does_not_train_where_nothing_is_to_be_chosen(data_dir, monkeypatch, capsys):
@@ -146,7 +148,7 @@ def test_auto_does_not_train_where_nothing_is_to_be_chosen(data_dir, monkeypatch
     monkeypatch.setattr(
         sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: pytest.fail("it trains")
     )
-    assert train(tiny.config(precision="auto"), data_dir, device="cpu").config.precision == "float32"
+    assert train(tiny.config(precision="auto"), data_dir=data_dir, device="cpu").config.precision == "float32"
     assert "precision: float32 (this processor does not multiply shorter" in capsys.readouterr().err
 
 
@@ -154,17 +156,17 @@ def test_auto_goes_on_with_what_the_run_began_with(data_dir, monkeypatch):
     monkeypatch.setattr(
         sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: ("bfloat16", {})
     )
-    first = train(tiny.config(precision="auto"), data_dir, device="cpu", run_dir="mine")
+    first = train(tiny.config(precision="auto"), data_dir=data_dir, device="cpu", run_dir="mine")
     monkeypatch.setattr(
         sys.modules["esc_lib.training.train"], "fastest_precision", lambda step, device: ("float32", {})
     )
-    again = train(tiny.config(precision="auto"), data_dir, device="cpu", run_dir="mine")
+    again = train(tiny.config(precision="auto"), data_dir=data_dir, device="cpu", run_dir="mine")
     assert again.config == first.config
 
 
 def test_tf32_is_refused_on_a_processor(data_dir, tmp_path):
     with pytest.raises(ValueError, match="tf32.*bfloat16"):
-        train(tiny.config(precision="tf32"), data_dir, device="cpu")
+        train(tiny.config(precision="tf32"), data_dir=data_dir, device="cpu")
     assert not (tmp_path / "runs").exists()
 
 
@@ -191,9 +193,9 @@ def test_compile_trains_the_same_weights_through_the_compiled_network(data_dir, 
 
         return forward
 
-    plain = train(tiny.config(), data_dir, device="cpu")
+    plain = train(tiny.config(), data_dir=data_dir, device="cpu")
     monkeypatch.setattr(torch, "compile", compiled)
-    run = train(tiny.config(compile="on"), data_dir, device="cpu")
+    run = train(tiny.config(compile="on"), data_dir=data_dir, device="cpu")
     assert sum(seen) == run.config.epochs * len(tiny.tones((1, 2)))
     assert run.history == plain.history
     assert torch.equal(run.model().fc.weight, plain.model().fc.weight)

@@ -28,7 +28,7 @@ def tone(target, samples, rate=tiny.RATE):
 
 def test_a_clip_gets_the_probabilities_of_its_evaluation(here):
     run, folder = here
-    clips = load_clips("synthetic", tiny.RATE, (3,))
+    clips = load_clips("synthetic", tiny.RATE, folds=(3,))
     predictions = evaluate(run.path, device="cpu").predictions
     for i in range(0, len(clips), 3):  # some with silence around them, which is trimmed
         file = folder / "clip.wav"
@@ -43,7 +43,7 @@ def test_a_clip_gets_the_probabilities_of_its_evaluation(here):
 def test_the_most_probable_classes_come_first(here):
     run, folder = here
     soundfile.write(folder / "tone.wav", tone(7, 300), tiny.RATE)
-    classes = load_clips("synthetic", tiny.RATE, (3,)).classes
+    classes = load_clips("synthetic", tiny.RATE, folds=(3,)).classes
     found = predict(run.path, folder / "tone.wav", top=3, device="cpu")
     assert found.top["class"][0] == classes[7]
     assert len(found.top) == 3 and found.top["probability"].is_monotonic_decreasing
@@ -76,7 +76,7 @@ def test_other_formats_rates_and_channels(here, name, rate, channels):
     sound = np.repeat(tone(6, rate, rate)[:, None], channels, axis=1)
     soundfile.write(folder / name, sound, rate)
     found = predict(run, folder / name, device="cpu")
-    assert found.top["class"][0] == load_clips("synthetic", tiny.RATE, (3,)).classes[6]
+    assert found.top["class"][0] == load_clips("synthetic", tiny.RATE, folds=(3,)).classes[6]
     assert found.seconds == pytest.approx(1, abs=0.01)
 
 
@@ -94,7 +94,7 @@ def test_quiet_windows_do_not_vote_where_the_run_says_so(here):
     object.__setattr__(choosy.config, "min_peak", 0.1)
     soundfile.write(folder / "mixed.wav", np.concatenate([tone(2, 300), 0.01 * tone(9, 3000)]), tiny.RATE)
     loud, every = (predict(of, folder / "mixed.wav", top=10, device="cpu") for of in (choosy, run))
-    best = load_clips("synthetic", tiny.RATE, (3,)).classes[2]
+    best = load_clips("synthetic", tiny.RATE, folds=(3,)).classes[2]
     heard = every.windows.index < 0.3 + tiny.LENGTH / tiny.RATE / 2
     for found, windows in ((loud, every.windows[heard]), (every, every.windows)):
         of_best = found.top.set_index("class")["probability"][best]
@@ -111,5 +111,5 @@ def test_what_cannot_be_heard_is_refused(here):
         predict(run, folder / "text.wav")
     with pytest.raises(ValueError, match="no checkpoint 'first'"):
         soundfile.write(folder / "tone.wav", tone(1, 300), tiny.RATE)
-        predict(run, folder / "tone.wav", which="first")
+        predict(run, folder / "tone.wav", checkpoint="first")
     assert torch.is_grad_enabled()

@@ -150,7 +150,7 @@ def decoded(tmp_path_factory):
         path = folder / f"source/audio/1-{i}-A-0.{ending}"
         files[ending, subtype] = "audio/" + write_sound(path, tone(1000, 16000), 16000, subtype).name
     write_esc_table(folder / "source", [Path(file).name for file in files.values()])
-    samples = read_prepared(prepare("esc10", 16000, folder / "source", data_dir=folder / "data", subset=True))
+    samples = read_prepared(prepare("esc10", 16000, source=folder / "source", data_dir=folder / "data", subset=True))
     return {key: samples[file] for key, file in files.items()}
 
 
@@ -192,7 +192,7 @@ def test_full_scale_does_not_wrap_round(tmp_path):
         write_sound(tmp_path / "source/audio" / name, np.full(1000, level), 16000, "FLOAT")
     write_sound(tmp_path / "source/audio/1-4-A-0.wav", square, 44100, "FLOAT")  # overshoots when it is resampled
     write_esc_table(tmp_path / "source", [f"1-{i}-A-0.wav" for i in range(1, 5)])
-    folder = prepare("esc10", 16000, tmp_path / "source", data_dir=tmp_path / "data", subset=True)
+    folder = prepare("esc10", 16000, source=tmp_path / "source", data_dir=tmp_path / "data", subset=True)
     one, minus, over, waves = read_prepared(folder).values()
     assert set(one) == set(over) == {32767} and set(minus) == {-32768}
     expected = np.sign(tone(50, 16000, 0.5) + 1e-9)
@@ -213,11 +213,11 @@ def test_esc_clips_are_cut_at_5_seconds(tmp_path):
 def test_urbansound8k_clips_are_cut_at_4_seconds(tmp_path):
     sounds = {(1, "1-3-0-0.wav"): noise(40000), (2, "2-5-0-0.wav"): noise(400)}
     root = write_urbansound8k(tmp_path / "source", sounds)
-    folder = prepare("urbansound8k", 8000, root, data_dir=tmp_path / "data", subset=True)
+    folder = prepare("urbansound8k", 8000, source=root, data_dir=tmp_path / "data", subset=True)
     prepared = read_prepared(folder)
     assert np.array_equal(prepared["audio/fold1/1-3-0-0.wav"], noise(40000)[:32000])
     assert np.array_equal(prepared["audio/fold2/2-5-0-0.wav"], noise(400))
-    assert load_clips("urbansound8k", 8000, [1, 2], data_dir=tmp_path / "data").targets.tolist() == [3, 5]
+    assert load_clips("urbansound8k", 8000, folds=[1, 2], data_dir=tmp_path / "data").targets.tolist() == [3, 5]
 
 
 def test_cut_comes_after_resampling(tmp_path):
@@ -229,7 +229,7 @@ def test_cut_comes_after_resampling(tmp_path):
 def test_silent_clip_is_kept_all_the_way(tmp_path):
     prepared = prepare_subset({"1-1-A-0.wav": np.zeros(500, "i2"), "1-2-A-0.wav": noise(300)}, tmp_path)
     assert len(prepared["1-1-A-0.wav"]) == 500 and not prepared["1-1-A-0.wav"].any()
-    clips = trim_silence(load_clips("esc10", 8000, [1], data_dir=tmp_path / "data"))
+    clips = trim_silence(load_clips("esc10", 8000, folds=[1], data_dir=tmp_path / "data"))
     assert clips.frames.tolist() == [500, 300]
     index = torch.tensor([0, 1])
     assert not random_crops(clips, index, 1001, torch.Generator().manual_seed(0))[0].any()
@@ -242,7 +242,7 @@ def test_names_with_spaces_and_other_letters(tmp_path):
     prepared = prepare_subset(sounds, place)
     assert set(prepared) == set(sounds)
     assert np.array_equal(prepared["1-1-h\u00fcnd und katze \u96e8-0.wav"], noise(100))
-    clips = load_clips("esc10", 8000, [1], data_dir=place / "data")
+    clips = load_clips("esc10", 8000, folds=[1], data_dir=place / "data")
     assert set(clips.table["file"]) == {f"audio/{name}" for name in sounds}
 
 
@@ -306,7 +306,7 @@ def test_description(prepared, esc10):
 
 def test_complete_set_is_no_subset(tmp_path, small_esc10):
     root = write_esc(tmp_path / "source", small_noises())
-    folder = prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+    folder = prepare("esc10", 8000, source=root, data_dir=tmp_path / "data")
     assert about(folder)["subset"] is False and about(folder)["clips"] == 4
     clips = load_clips("esc10", 8000, data_dir=tmp_path / "data")
     assert not clips.subset and len(clips) == 4
@@ -315,7 +315,7 @@ def test_complete_set_is_no_subset(tmp_path, small_esc10):
 def test_hash_is_of_the_recordings_not_of_their_place(tmp_path):
     def source_hash(place, **options):
         root = write_esc(tmp_path / place / "source", small_noises(**options))
-        folder = prepare("esc10", 8000, root, data_dir=tmp_path / place / "data", subset=True)
+        folder = prepare("esc10", 8000, source=root, data_dir=tmp_path / place / "data", subset=True)
         return about(folder)["source"]["sha256"]
 
     first = source_hash("a")
@@ -335,12 +335,12 @@ def refuse_to_download(monkeypatch):
 
 def test_again_does_nothing(tmp_path, esc10, monkeypatch):
     refuse_to_download(monkeypatch)
-    folder = prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    folder = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
     before = file_state(tmp_path / "data"), folder.stat().st_ino
-    assert prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True) == folder
+    assert prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True) == folder
     assert prepare("esc10", 8000, data_dir=tmp_path / "data", subset=True) == folder  # whatever it came from
     copy = write_esc(tmp_path / "a copy", esc_noises())
-    assert prepare("esc10", 8000, copy, data_dir=tmp_path / "data", subset=True) == folder
+    assert prepare("esc10", 8000, source=copy, data_dir=tmp_path / "data", subset=True) == folder
     assert (file_state(tmp_path / "data"), folder.stat().st_ino) == before
     assert names_in(tmp_path / "data") == ["esc10-8000"]
 
@@ -348,7 +348,7 @@ def test_again_does_nothing(tmp_path, esc10, monkeypatch):
 def test_whole_set_again_does_nothing(tmp_path, small_esc10, monkeypatch):
     refuse_to_download(monkeypatch)
     root = write_esc(tmp_path / "source", small_noises())
-    folder = prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+    folder = prepare("esc10", 8000, source=root, data_dir=tmp_path / "data")
     before = file_state(folder)
     for options in ({}, {"source": root}, {"subset": True}, {"source": root, "subset": True}):
         assert prepare("esc10", 8000, data_dir=tmp_path / "data", **options) == folder
@@ -357,7 +357,7 @@ def test_whole_set_again_does_nothing(tmp_path, small_esc10, monkeypatch):
 
 def test_rates_lie_side_by_side(tmp_path, esc10):
     for rate in (8000, 16000):
-        prepare("esc10", rate, esc10, data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", rate, source=esc10, data_dir=tmp_path / "data", subset=True)
     assert names_in(tmp_path / "data") == ["esc10-16000", "esc10-8000"]
 
 
@@ -365,7 +365,7 @@ def test_another_source_replaces(tmp_path):
     for seed in (0, 1):
         sounds = small_noises(seed=seed, frames=40 + seed)
         root = write_esc(tmp_path / f"source {seed}", sounds)
-        folder = prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+        folder = prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
         clips = read_prepared(folder)
         assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in sounds.items())
         assert about(folder)["source"]["name"] == f"source {seed}"
@@ -381,23 +381,23 @@ def test_one_changed_sample_is_another_source(tmp_path):
 
 
 def test_failed_replacement_keeps_what_was_there(tmp_path, esc10):
-    folder = prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    folder = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
     before = file_state(tmp_path / "data")
     damaged = write_esc(tmp_path / "damaged", small_noises())
     (damaged / "audio/2-101-A-10.wav").write_bytes(b"no sound")
     with pytest.raises(ValueError, match="2-101-A-10.wav"):
-        prepare("esc10", 8000, damaged, data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", 8000, source=damaged, data_dir=tmp_path / "data", subset=True)
     assert file_state(tmp_path / "data") == before
     assert len(load_clips("esc10", 8000, data_dir=folder.parent)) == 50
 
 
 def test_damaged_description_says_what_to_do(tmp_path, esc10):
-    folder = prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    folder = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
     for text in ("", '{"dataset": "esc10"', '{"dataset": "esc10"}', "[]"):
         (folder / "dataset.json").write_text(text)
         for source in (None, esc10):
             with pytest.raises(ValueError, match=rf"dataset\.json .*delete {folder} and prepare the set again"):
-                prepare("esc10", 8000, source, data_dir=tmp_path / "data", subset=True)
+                prepare("esc10", 8000, source=source, data_dir=tmp_path / "data", subset=True)
 
 
 # Less than the whole ---------------------------------------------------------------------------------------------
@@ -407,7 +407,7 @@ def test_less_than_published_is_refused_with_a_list_of_what_is_missing(tmp_path,
     sounds = {name: x for name, x in esc_noises(range(1, 4)).items() if not name.endswith("-38.wav")}
     root = write_esc(tmp_path / "source", sounds)
     with pytest.raises(ValueError) as error:
-        prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data")
     for word in ("ESC-10", "fold 1: 9 of 80", "fold 5: 0 of 80", "clock_tick", "subset=True"):
         assert word in str(error.value)
     assert "dog" not in str(error.value)
@@ -419,33 +419,33 @@ def test_fold_that_lacks_one_clip_is_no_whole_set(tmp_path, small_esc10):
     sounds["1-900-B-0.wav"] = sounds.pop("2-100-A-0.wav")  # the number of clips is right
     root = write_esc(tmp_path / "source", sounds)
     with pytest.raises(ValueError, match=r"fold 2: 1 of 2"):
-        prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data")
 
 
 def test_whole_folds_that_lack_a_class_are_no_whole_set(tmp_path, small_esc10):
     sounds = {f"{fold}-{i}-A-0.wav": noise(40, i) for fold in (1, 2) for i in (1, 2)}
     root = write_esc(tmp_path / "source", sounds)
     with pytest.raises(ValueError, match="rain"):
-        prepare("esc10", 8000, root, data_dir=tmp_path / "data")
+        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data")
 
 
 def test_subset_is_marked_and_never_taken_for_the_whole(tmp_path, small_esc10):
     sounds, data = small_noises(), tmp_path / "data"
     part = write_esc(tmp_path / "part", {name: x for name, x in sounds.items() if name.startswith("1")})
     whole = write_esc(tmp_path / "whole", sounds)
-    folder = prepare("esc10", 8000, part, data_dir=data, subset=True)
+    folder = prepare("esc10", 8000, source=part, data_dir=data, subset=True)
     assert about(folder)["subset"] is True
-    assert load_clips("esc10", 8000, [1], data_dir=data).subset
+    assert load_clips("esc10", 8000, folds=[1], data_dir=data).subset
     with pytest.raises(ValueError, match="fold 2: 0 of 2"):
-        prepare("esc10", 8000, part, data_dir=data)
-    assert prepare("esc10", 8000, whole, data_dir=data) == folder
+        prepare("esc10", 8000, source=part, data_dir=data)
+    assert prepare("esc10", 8000, source=whole, data_dir=data) == folder
     assert about(folder)["subset"] is False and about(folder)["clips"] == 4
     assert len(load_clips("esc10", 8000, data_dir=data)) == 4
 
 
 def test_whole_set_without_source_is_not_the_subset_there(tmp_path, small_esc10, monkeypatch):
     part = write_esc(tmp_path / "part", {"1-1-A-0.wav": noise(40)})
-    prepare("esc10", 8000, part, data_dir=tmp_path / "data", subset=True)
+    prepare("esc10", 8000, source=part, data_dir=tmp_path / "data", subset=True)
     refuse_to_download(monkeypatch)
     with pytest.raises(AssertionError, match="nothing is to be fetched"):  # it goes for the official set
         prepare("esc10", 8000, data_dir=tmp_path / "data")
@@ -453,18 +453,18 @@ def test_whole_set_without_source_is_not_the_subset_there(tmp_path, small_esc10,
 
 def test_subset_does_not_replace_the_whole(tmp_path, small_esc10):
     sounds, data = small_noises(), tmp_path / "data"
-    prepare("esc10", 8000, write_esc(tmp_path / "whole", sounds), data_dir=data)
+    prepare("esc10", 8000, source=write_esc(tmp_path / "whole", sounds), data_dir=data)
     before = file_state(data)
     part = write_esc(tmp_path / "part", {"1-1-A-0.wav": noise(40)})
     with pytest.raises(ValueError, match=r"esc10-8000 holds the whole set.*data_dir"):
-        prepare("esc10", 8000, part, data_dir=data, subset=True)
+        prepare("esc10", 8000, source=part, data_dir=data, subset=True)
     assert file_state(data) == before
 
 
 def test_another_whole_set_replaces_the_whole_though_a_subset_is_allowed(tmp_path, small_esc10):
     for seed in (0, 1):
         whole = write_esc(tmp_path / str(seed), small_noises(seed=seed))
-        folder = prepare("esc10", 8000, whole, data_dir=tmp_path / "data", subset=True)
+        folder = prepare("esc10", 8000, source=whole, data_dir=tmp_path / "data", subset=True)
         assert about(folder)["source"]["name"] == str(seed) and about(folder)["subset"] is False
 
 
@@ -505,13 +505,13 @@ def test_damaged_recording_is_named(tmp_path, damage):
     whole = (root / "audio" / name).read_bytes()
     (root / "audio" / name).write_bytes(destroy(whole))
     with pytest.raises(ValueError) as error:
-        prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
     assert str(root / "audio" / name) in str(error.value) and "again" in str(error.value)
     assert names_in(tmp_path / "data") == []
     with pytest.raises(FileNotFoundError, match=r'prepare\("esc10", 8000\)'):
         load_clips("esc10", 8000, data_dir=tmp_path / "data")
     (root / "audio" / name).write_bytes(whole)
-    assert len(read_prepared(prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True))) == 11
+    assert len(read_prepared(prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True))) == 11
 
 
 def test_missing_recordings_are_named(tmp_path, esc10):
@@ -520,7 +520,7 @@ def test_missing_recordings_are_named(tmp_path, esc10):
     for path in gone:
         path.unlink()
     with pytest.raises(FileNotFoundError, match="lacks 7 of the 50 recordings.*again") as error:
-        prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
     assert f"audio/{gone[0].name}" in str(error.value) and str(root) in str(error.value)
     assert names_in(tmp_path / "data") == []
 
@@ -530,13 +530,13 @@ def test_folder_in_a_recordings_place_is_missing(tmp_path):
     (root / "audio/1-100-A-0.wav").unlink()
     (root / "audio/1-100-A-0.wav").mkdir()
     with pytest.raises(FileNotFoundError, match="1-100-A-0.wav"):
-        prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
 
 
 def test_table_of_no_clips(tmp_path):
     write_esc_table(tmp_path / "source", ["1-1-A-5.wav"])  # a cat is not in ESC-10
     with pytest.raises(ValueError, match="no clip of ESC-10"):
-        prepare("esc10", 8000, tmp_path / "source", data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", 8000, source=tmp_path / "source", data_dir=tmp_path / "data", subset=True)
     assert names_in(tmp_path / "data") == []
 
 
@@ -566,9 +566,9 @@ def test_environment_and_argument_say_where(tmp_path, esc10, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("ESC_DATA", str(tmp_path / "environment"))
-    argument = prepare("esc10", 8000, esc10, data_dir=tmp_path / "argument", subset=True)
+    argument = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "argument", subset=True)
     assert argument == tmp_path / "argument/esc10-8000" and not (tmp_path / "environment").exists()
-    assert prepare("esc10", 8000, esc10, subset=True) == tmp_path / "environment/esc10-8000"
+    assert prepare("esc10", 8000, source=esc10, subset=True) == tmp_path / "environment/esc10-8000"
     assert names_in(tmp_path / "elsewhere") == []
     monkeypatch.chdir(tmp_path)
     assert len(load_clips("esc10", 8000)) == 50
@@ -577,19 +577,19 @@ def test_environment_and_argument_say_where(tmp_path, esc10, monkeypatch):
 def test_source_may_be_relative_and_text(tmp_path, monkeypatch):
     write_esc(tmp_path / "here" / "source", small_noises())
     monkeypatch.chdir(tmp_path / "here")
-    folder = prepare("esc10", 8000, "source", data_dir=str(tmp_path / "data"), subset=True)
+    folder = prepare("esc10", 8000, source="source", data_dir=str(tmp_path / "data"), subset=True)
     assert about(folder)["source"]["name"] == "source"
-    folder = prepare("esc10", 16000, ".", data_dir="../data", subset=True)  # the folder that `source` is in
+    folder = prepare("esc10", 16000, source=".", data_dir="../data", subset=True)  # the folder that `source` is in
     assert folder == tmp_path / "data/esc10-16000"
     monkeypatch.chdir(tmp_path / "here" / "source")
-    folder = prepare("esc10", 44100, ".", data_dir=tmp_path / "data", subset=True)
+    folder = prepare("esc10", 44100, source=".", data_dir=tmp_path / "data", subset=True)
     assert about(folder)["source"]["name"] == "source"
 
 
 def test_folder_that_cannot_be_made(tmp_path, esc10):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="cannot be written.*data_dir") as error:
-        prepare("esc10", 8000, esc10, data_dir=tmp_path / "file" / "data", subset=True)
+        prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "file" / "data", subset=True)
     assert str(tmp_path / "file") in str(error.value)
     assert names_in(tmp_path) == ["file"]
 
@@ -601,10 +601,10 @@ def test_disk_that_is_full_when_all_is_written(tmp_path, esc10, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(os, "fsync", fail)
         with pytest.raises(OSError, match=r"esc10-8000 cannot be written .*make room.*data_dir") as error:
-            prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+            prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
     assert error.value.errno == errno.ENOSPC
     assert names_in(tmp_path / "data") == []
-    prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
 
 
 def test_samples_that_are_not_numbers(tmp_path):
@@ -629,7 +629,7 @@ def test_disk_that_fills_up_while_clips_are_written(tmp_path, monkeypatch):
         largest_file(1 << 16),
         pytest.raises(OSError, match=r"esc10-8000 cannot be written .*make room.*data_dir") as e,
     ):
-        prepare("esc10", 8000, root, data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
     assert e.value.errno == errno.EFBIG
     assert names_in(tmp_path / "data") == []
     before = 0
@@ -642,7 +642,7 @@ def test_disk_that_fills_up_while_clips_are_written(tmp_path, monkeypatch):
 def test_disk_that_fills_up_while_an_archive_is_unpacked(tmp_path):
     archive = pack(write_esc(tmp_path / "source", {"1-1-A-0.wav": noise(40_000)}), tmp_path / "set.zip")
     with largest_file(1 << 16), pytest.raises(OSError, match="data cannot be written .*make room.*data_dir"):
-        prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
     assert names_in(tmp_path / "data") == []
 
 
@@ -665,7 +665,7 @@ def test_interrupted_run_tidies_up(tmp_path, esc10, monkeypatch, interrupt):
     with monkeypatch.context() as context:
         context.setattr(module, "to_int16", stop)
         with pytest.raises(interrupt):
-            prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+            prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
     assert names_in(tmp_path / "data") == []
 
 
@@ -681,11 +681,11 @@ def test_two_runs_at_once(tmp_path, monkeypatch, other):
             context.setattr(module, "to_int16", original)
             if not faster:
                 faster.append(1)
-                prepare("esc10", 8000, roots[other == "another source"], data_dir=tmp_path / "data", subset=True)
+                prepare("esc10", 8000, source=roots[other == "another source"], data_dir=tmp_path / "data", subset=True)
         return original(*arguments)
 
     monkeypatch.setattr(module, "to_int16", overtaken)
-    folder = prepare("esc10", 8000, roots[0], data_dir=tmp_path / "data", subset=True)
+    folder = prepare("esc10", 8000, source=roots[0], data_dir=tmp_path / "data", subset=True)
     assert faster and names_in(tmp_path / "data") == ["esc10-8000"]
     clips = read_prepared(folder)  # each run leaves what it was asked for, the later one's stays
     assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in sounds[0].items())
@@ -715,7 +715,7 @@ def test_killed_run_is_simply_run_again(tmp_path, esc10):
     assert [name for name in names_in(tmp_path / "data") if not name.startswith(".")] == []
     with pytest.raises(FileNotFoundError, match="esc10 has not been prepared at 8000 Hz"):
         load_clips("esc10", 8000, data_dir=tmp_path / "data")
-    folder = prepare("esc10", 8000, esc10, data_dir=tmp_path / "data", subset=True)
+    folder = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
     assert {f"audio/{name}" for name in esc_noises()} == set(read_prepared(folder))
     assert len(load_clips("esc10", 8000, data_dir=tmp_path / "data")) == 50
 
@@ -741,19 +741,19 @@ def pack(root, archive, wrapper="ESC-50-33c8ce9"):
 @pytest.mark.parametrize("name", ["ESC-50 master.zip", "ESC-50.tar.gz"])
 def test_archive_as_source(tmp_path, esc10, prepared, name):
     archive = pack(esc10, tmp_path / name)
-    folder = prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+    folder = prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
     assert (folder / "clips.npy").read_bytes() == (prepared / "clips.npy").read_bytes()
     assert about(folder)["source"] == {"name": name, "sha256": about(prepared)["source"]["sha256"]}
     assert names_in(tmp_path / "data") == ["esc10-8000"]  # what was unpacked is gone
     before = file_state(folder)
-    prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+    prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
     assert file_state(folder) == before
 
 
 def test_urbansound8k_archive(tmp_path):
     root = write_urbansound8k(tmp_path / "source", {(10, "1-9-0-0.wav"): noise(100)})
     archive = pack(root, tmp_path / "UrbanSound8K.tar.gz", "UrbanSound8K")
-    folder = prepare("urbansound8k", 8000, archive, data_dir=tmp_path / "data", subset=True)
+    folder = prepare("urbansound8k", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
     assert np.array_equal(read_prepared(folder)["audio/fold10/1-9-0-0.wav"], noise(100))
 
 
@@ -761,7 +761,7 @@ def test_archive_that_is_cut_off(tmp_path, esc10):
     archive = pack(esc10, tmp_path / "ESC-50.zip")
     archive.write_bytes(archive.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"ESC-50\.zip .*again"):
-        prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
     assert names_in(tmp_path / "data") == []
 
 
@@ -770,7 +770,7 @@ def test_archive_of_something_else(tmp_path):
     (tmp_path / "other/readme.txt").write_text("nothing to hear")
     archive = pack(tmp_path / "other", tmp_path / "other.zip")
     with pytest.raises(FileNotFoundError, match=r"is not ESC-10: expected meta/esc50\.csv"):
-        prepare("esc10", 8000, archive, data_dir=tmp_path / "data", subset=True)
+        prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
     assert names_in(tmp_path / "data") == []
 
 

@@ -40,7 +40,7 @@ def test_who_made_the_recordings_is_said():
 def test_it_recognises_imitations_that_it_never_heard(tmp_path):
     """The built-in sounds; it learned from recordings alone. Guessing finds one of ten."""
     prepare("synthetic", 8000, data_dir=tmp_path)
-    clips = load_clips("synthetic", 8000, [1], tmp_path)
+    clips = load_clips("synthetic", 8000, folds=[1], data_dir=tmp_path)
     right = 0
     for i in range(len(clips)):
         soundfile.write(tmp_path / "clip.wav", clips.waveform(i).numpy(), 8000, subtype="PCM_16")

@@ -57,7 +57,7 @@ def found(tmp_path, monkeypatch):
     config = records_module.recipe(
         "m3", "synthetic", epochs=2, crop_samples=400, batch_size=11, crops=2, eval_every=1, learning_rate=0.002
     )
-    return cross_validate(config, (0, 1), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    return cross_validate(config, seeds=(0, 1), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
 
 
 def test_everything_can_be_computed_again_from_a_record(found):

@@ -63,12 +63,12 @@ def stop_at(monkeypatch, where):
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tone_data, tmp_path, monkeypatch, where, changes):
     register(monkeypatch)
     settings = config(epochs=7, batch_size=31, eval_every=2, keep_n=2, **changes)  # two steps an epoch
-    whole = train(settings, tone_data, tmp_path, "cpu")
+    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     stop_at(monkeypatch, where)
     with pytest.raises(KeyboardInterrupt):
-        train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
+        train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     torch.rand(5)  # what happens in between must not matter
-    again = train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
+    again = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     assert again.path == tmp_path / "mine"
     assert_same(again, whole)
     assert not state_file(again).exists(), "a finished run has nothing to go on from"
@@ -78,7 +78,7 @@ def test_what_was_done_is_not_done_again(tone_data, tmp_path, monkeypatch):
     stop_at(monkeypatch, 10)  # in epoch 5; the last test was after epoch 4
     settings = config(epochs=6, batch_size=31, eval_every=2)
     with pytest.raises(KeyboardInterrupt):
-        train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
+        train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     passes = []
 
     class Counting(TinyNet):
@@ -87,10 +87,10 @@ def test_what_was_done_is_not_done_again(tone_data, tmp_path, monkeypatch):
             return super().forward(x)
 
     register(monkeypatch, Counting)
-    train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
+    train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     assert sum(passes) == 4, "epochs 5 and 6"
     passes.clear()
-    train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
+    train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     assert passes == [], "a finished run is finished"
 
 
@@ -98,7 +98,7 @@ def test_what_was_done_is_not_done_again(tone_data, tmp_path, monkeypatch):
 def test_a_run_stopped_while_it_writes_a_test_down_goes_on(tone_data, tmp_path, monkeypatch, between):
     register(monkeypatch)
     settings = config(epochs=4, eval_every=2, keep_n=1)
-    whole = train(settings, tone_data, tmp_path, "cpu")
+    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     state = train_module.save_state
 
     def stop_after(run, *args):
@@ -112,9 +112,9 @@ def test_a_run_stopped_while_it_writes_a_test_down_goes_on(tone_data, tmp_path, 
         patch.setattr(train_module, "save_state", stop_after)
         original = getattr(train_module.Run, between)
         with pytest.raises(KeyboardInterrupt):
-            train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
+            train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
         setattr(train_module.Run, between, original)
-    assert_same(train(settings, tone_data, tmp_path, "cpu", run_dir="mine"), whole)
+    assert_same(train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine"), whole)
 
 
 SCRIPT = """
@@ -131,7 +131,7 @@ esc_lib.train(settings, sys.argv[1], sys.argv[2], "cpu", run_dir="killed")
 def test_a_run_killed_at_random_moments_ends_with_the_same_numbers(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     settings = config(epochs=12, eval_every=1, keep_n=2)
-    whole = train(settings, tone_data, tmp_path, "cpu")
+    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     command = [sys.executable, "-c", SCRIPT, str(tone_data), str(tmp_path)]
     chance, kills = random.Random(0), 0
     history = tmp_path / "killed" / "history.json"
@@ -144,13 +144,13 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_numbers(tone_data, tm
             kills += process.poll() is None
             process.send_signal(signal.SIGKILL)
     assert kills == 2, "it must have been killed while it was at work"
-    assert_same(train(settings, tone_data, tmp_path, "cpu", run_dir="killed"), whole)
+    assert_same(train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="killed"), whole)
 
 
 def test_a_disk_that_is_full_while_the_state_is_written_leaves_the_state_before(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     settings = config(epochs=5, eval_every=1)
-    whole = train(settings, tone_data, tmp_path, "cpu")
+    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     write, count = resume_module.atomic_write, [0]
 
     def full(path, action):
@@ -166,16 +166,16 @@ def test_a_disk_that_is_full_while_the_state_is_written_leaves_the_state_before(
 
     monkeypatch.setattr(resume_module, "atomic_write", full)
     with pytest.raises(OSError, match="training.state cannot be written"):
-        train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
+        train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     monkeypatch.setattr(resume_module, "atomic_write", write)
-    assert_same(train(settings, tone_data, tmp_path, "cpu", run_dir="mine"), whole)
+    assert_same(train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine"), whole)
 
 
 def test_other_settings_are_not_mixed_into_a_run(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
-    train(config(), tone_data, tmp_path, "cpu", run_dir="mine")
+    train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     with pytest.raises(ValueError, match="seed is 0 there and 1 here.*run_dir"):
-        train(config(seed=1), tone_data, tmp_path, "cpu", run_dir="mine")
+        train(config(seed=1), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tone_data, tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tone_data, tmp_path, m
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("It was a dark and stormy night.")
     with pytest.raises(ValueError, match="thesis is not empty.*run_dir"):
-        train(config(), tone_data, tmp_path, "cpu", run_dir="thesis")
+        train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="thesis")
     assert not (tmp_path / "thesis" / "config.json").exists()
 
 
@@ -196,11 +196,11 @@ def test_a_second_process_is_refused_with_the_firsts_number(tone_data, tmp_path,
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "in\n"
         with pytest.raises(RunLockedError, match=rf"process {process.pid}\b"):
-            train(config(), tone_data, tmp_path, "cpu", run_dir="mine")
+            train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
         process.kill()
     # It left its lock behind, and died: the run can be had.
     assert (tmp_path / "mine" / ".pid").exists()
-    train(config(), tone_data, tmp_path, "cpu", run_dir="mine")
+    train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
 
 
 def test_the_lock_is_given_back(tmp_path):
@@ -217,10 +217,10 @@ class Payload:
 def test_a_state_that_would_execute_code_is_refused(tone_data, tmp_path, monkeypatch, capsys):
     stop_at(monkeypatch, 20)
     with pytest.raises(KeyboardInterrupt):
-        train(config(epochs=9), tone_data, tmp_path, "cpu", run_dir="mine")
+        train(config(epochs=9), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     torch.save({"epoch": Payload()}, tmp_path / "mine" / "training.state")
     with pytest.raises(ValueError, match=r"training.state cannot be taken up.*would call builtins.print"):
-        train(config(epochs=9), tone_data, tmp_path, "cpu", run_dir="mine")
+        train(config(epochs=9), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     assert "executed" not in capsys.readouterr().out
 
 
@@ -231,13 +231,13 @@ def test_too_small_a_gpu_is_told_with_a_smaller_batch(tone_data, tmp_path, monke
 
     register(monkeypatch, Greedy)
     with pytest.raises(TrainingError, match="batch_size 64: try 32"):
-        train(config(batch_size=64), tone_data, tmp_path, "cpu")
+        train(config(batch_size=64), data_dir=tone_data, save_dir=tmp_path, device="cpu")
 
 
 def test_without_a_gpu_one_line_says_so(tone_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     register(monkeypatch)
-    train(config(), tone_data, tmp_path)
+    train(config(), data_dir=tone_data, save_dir=tmp_path)
     assert capsys.readouterr().err.count("no GPU") == 1
-    train(config(), tone_data, tmp_path, "cpu")
+    train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     assert "no GPU" not in capsys.readouterr().err

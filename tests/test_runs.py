@@ -56,7 +56,7 @@ def filled(folder, accuracies=(0.5, 0.25), **changes):
 
 def test_a_finished_run_holds_the_files_that_are_promised(tmp_path):
     write_set(tmp_path, tones(per_class=1))
-    run = train(config(epochs=3, keep_n=3), tmp_path, tmp_path / "runs", "cpu")
+    run = train(config(epochs=3, keep_n=3), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu")
     assert run.path.parent == tmp_path / "runs"
     assert run.path.name.startswith("tiny-synthetic-")
     names = [f"epoch-{epoch:04d}" for epoch in (1, 2, 3)]
@@ -83,7 +83,7 @@ def test_a_finished_run_holds_the_files_that_are_promised(tmp_path):
 
 def test_no_file_names_a_place_on_this_machine(tmp_path):
     data = write_set(tmp_path / "here", tones(per_class=1))
-    run = train(config(epochs=1), data, tmp_path / "runs", "cpu")
+    run = train(config(epochs=1), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
     for name in ("config.json", "history.json", "checkpoints.json"):
         text = (run.path / name).read_text()
         assert str(tmp_path) not in text

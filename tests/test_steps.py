@@ -44,7 +44,7 @@ def test_questions_are_seen(question):
 def test_steps_ask_for_nothing(mixed, optimizer, tmp_path, monkeypatch):
     register(monkeypatch)
     settings = config(between_class=mixed, strong_augmentation=mixed, optimizer=optimizer)
-    clips = load_clips("synthetic", settings.sample_rate, (1, 2), write_set(tmp_path, tones()))
+    clips = load_clips("synthetic", settings.sample_rate, folds=(1, 2), data_dir=write_set(tmp_path, tones()))
     model = build_model("tiny", 10)
     set_train_mode(model, frozen=False)
     learner = build_optimizer(settings, model)
@@ -53,7 +53,7 @@ def test_steps_ask_for_nothing(mixed, optimizer, tmp_path, monkeypatch):
     steps = 0
     with Questions() as questions:
         for x, label in epoch:
-            train_step(settings, model, learner, x, label)
+            train_step(model, learner, x, label)
             steps += 1
     assert steps > 3 and questions.asked == []
 

@@ -46,7 +46,7 @@ def state(run, which="last"):
 
 def test_it_learns_tones(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
-    run = train(config(epochs=10, learning_rate=0.1, eval_every=5), tone_data, tmp_path)
+    run = train(config(epochs=10, learning_rate=0.1, eval_every=5), data_dir=tone_data, save_dir=tmp_path)
     assert list(run.history["loss"]) == list(run.history["acc"]) == list(run.history["lr"]) == list(range(1, 11))
     assert run.history["loss"][10] < 0.5 * run.history["loss"][1]
     assert run.history["eval_acc"][10] > 0.6  # chance is 0.1
@@ -57,11 +57,11 @@ def test_it_learns_tones(tone_data, tmp_path, monkeypatch):
 def test_the_same_seed_gives_the_same_numbers(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     torch.manual_seed(1)
-    first = train(config(seed=5), tone_data, tmp_path, "cpu")
+    first = train(config(seed=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     torch.manual_seed(2)  # what was drawn before must not matter
     torch.rand(3)
-    second = train(config(seed=5), tone_data, tmp_path, "cpu")
-    other = train(config(seed=6), tone_data, tmp_path, "cpu")
+    second = train(config(seed=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+    other = train(config(seed=6), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     assert first.path != second.path
     assert (first.path / "history.json").read_bytes() == (second.path / "history.json").read_bytes()
     assert all(torch.equal(value, state(second)[key]) for key, value in state(first).items())
@@ -71,8 +71,8 @@ def test_the_same_seed_gives_the_same_numbers(tone_data, tmp_path, monkeypatch):
 
 def test_testing_leaves_no_trace_in_the_training(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
-    often = train(config(epochs=4, eval_every=1, crops=5), tone_data, tmp_path, "cpu")
-    rarely = train(config(epochs=4, eval_every=4, crops=1), tone_data, tmp_path, "cpu")
+    often = train(config(epochs=4, eval_every=1, crops=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+    rarely = train(config(epochs=4, eval_every=4, crops=1), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     assert often.history["loss"] == rarely.history["loss"]
     assert all(torch.equal(value, state(rarely)[key]) for key, value in state(often).items())
 
@@ -114,7 +114,7 @@ def test_every_step_is_nesterov_sgd_done_by_hand(tmp_path, monkeypatch, changes)
     write_set(tmp_path, numbered([1, 1, 2, 2, 2, 2, 3], [*targets, 5]))
     register(monkeypatch, network(lambda self, x: self.bias.expand(len(x), -1)))
     settings = config(learning_rate=0.7, batch_size=6, **changes)
-    run = train(settings, tmp_path, tmp_path / "runs", "cpu")
+    run = train(settings, data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu")
     losses, accuracies, bias = by_hand(targets, settings)
     assert list(run.history["loss"].values()) == pytest.approx(losses, rel=1e-5)
     assert list(run.history["acc"].values())[1:] == pytest.approx(accuracies[1:])
@@ -132,7 +132,7 @@ def test_the_learning_rate_really_steps(tone_data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     settings = config(epochs=8, batch_size=31, learning_rate=0.02, momentum=0.8, weight_decay=3e-4, eval_every=8)
-    run = train(settings, tone_data, tmp_path, "cpu")
+    run = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     expected = [0.02] * 4 + [0.002] * 2 + [0.0002] * 2
     assert [group["lr"] for group in seen] == pytest.approx(np.repeat(expected, 2))  # 62 clips: two steps an epoch
     assert list(run.history["lr"].values()) == pytest.approx(expected)
@@ -146,7 +146,7 @@ def test_one_cycle_rises_and_falls_with_every_step(tone_data, tmp_path, monkeypa
     seen, step = [], torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (seen.append(self.param_groups[0]["lr"]), step(self))[1])
     settings = config(epochs=5, batch_size=16, learning_rate=0.8, schedule=[], one_cycle=0.2)  # 20 steps, 4 to rise
-    run = train(settings, tone_data, tmp_path, "cpu")
+    run = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     fall = [0.4 * (1 + math.cos(math.pi * (i + 0.5) / 16)) for i in range(16)]
     assert seen == pytest.approx([0.1, 0.3, 0.5, 0.7, *fall])
     assert list(run.history["lr"].values()) == pytest.approx(
@@ -156,7 +156,7 @@ def test_one_cycle_rises_and_falls_with_every_step(tone_data, tmp_path, monkeypa
 
 def test_every_parameter_is_trained(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
-    run = train(config(epochs=3), tone_data, tmp_path, "cpu")
+    run = train(config(epochs=3), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     first = runs_module.build_model("tiny", 10).state_dict()
     last = state(run)
     for key in ("conv1.1.weight", "conv1.1.bias", "conv2.1.weight", "conv2.1.bias"):  # these begin at 1 or 0
@@ -179,7 +179,12 @@ def test_each_training_clip_is_shown_once_an_epoch_and_no_test_clip_ever(numbere
         return self.bias.expand(len(x), -1)
 
     register(monkeypatch, network(look))
-    train(config(epochs=5, batch_size=3, eval_every=2, crops=3), numbered_data, tmp_path / "runs", "cpu")
+    train(
+        config(epochs=5, batch_size=3, eval_every=2, crops=3),
+        data_dir=numbered_data,
+        save_dir=tmp_path / "runs",
+        device="cpu",
+    )
     assert [len(batch) for batch in shown] == [3, 3, 1] * 5
     epochs = [sum(shown[i : i + 3], []) for i in range(0, 15, 3)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
@@ -199,7 +204,7 @@ def test_the_seed_decides_the_order_and_the_crops(numbered_data, tmp_path, monke
     register(monkeypatch, network(look))
     for seed in (0, 0, 1):
         shown.append([])
-        train(config(seed=seed, eval_every=2), numbered_data, tmp_path / "runs", "cpu")
+        train(config(seed=seed, eval_every=2), data_dir=numbered_data, save_dir=tmp_path / "runs", device="cpu")
     first, again, other = shown
     assert first == again
     assert [order for order, _ in first] != [order for order, _ in other]
@@ -217,7 +222,7 @@ def test_crops_are_new_in_every_epoch(tmp_path, monkeypatch):
         return self.bias.expand(len(x), -1)
 
     register(monkeypatch, network(look))
-    train(config(epochs=6), tmp_path, tmp_path / "runs", "cpu")
+    train(config(epochs=6), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu")
     assert len(set(begins)) > 6  # of twelve crops
 
 
@@ -235,7 +240,12 @@ def test_silence_is_trimmed_if_the_settings_say_so(tmp_path, monkeypatch, trim):
         return self.bias.expand(len(x), -1)
 
     register(monkeypatch, network(look))
-    train(config(train_folds=[1], epochs=20, eval_every=20, trim_silence=trim), tmp_path, tmp_path / "runs", "cpu")
+    train(
+        config(train_folds=[1], epochs=20, eval_every=20, trim_silence=trim),
+        data_dir=tmp_path,
+        save_dir=tmp_path / "runs",
+        device="cpu",
+    )
     assert max(held) == 50
     assert (min(held) == 50) is trim
 
@@ -248,7 +258,7 @@ def test_loss_and_accuracy_are_means_over_clips(numbered_data, tmp_path, monkeyp
     logits = torch.tensor(table, dtype=torch.float32)
     register(monkeypatch, network(lambda self, x: logits[numbers_in(x)] + self.bias))
     settings = config(learning_rate=0.0, batch_size=3, epochs=2)  # 7 clips: 3, 3 and 1
-    run = train(settings, numbered_data, tmp_path / "runs", "cpu")
+    run = train(settings, data_dir=numbered_data, save_dir=tmp_path / "runs", device="cpu")
     probability = np.exp(table) / np.exp(table).sum(axis=1, keepdims=True)
     targets = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
     loss, right = -np.log(probability[range(11), targets]), table.argmax(axis=1) == targets
@@ -263,7 +273,12 @@ def test_loss_and_accuracy_are_means_over_clips(numbered_data, tmp_path, monkeyp
 )
 def test_it_tests_every_so_often_and_at_the_end(tone_data, tmp_path, monkeypatch, epochs, every, tested):
     register(monkeypatch)
-    run = train(config(epochs=epochs, eval_every=every, keep_n=9, batch_size=62), tone_data, tmp_path, "cpu")
+    run = train(
+        config(epochs=epochs, eval_every=every, keep_n=9, batch_size=62),
+        data_dir=tone_data,
+        save_dir=tmp_path,
+        device="cpu",
+    )
     assert list(run.history["eval_acc"]) == list(run.history["eval_loss"]) == tested
     assert sorted(entry["epoch"] for entry in run.checkpoints.values()) == tested
     assert run.checkpoint("last")["epoch"] == epochs
@@ -272,7 +287,7 @@ def test_it_tests_every_so_often_and_at_the_end(tone_data, tmp_path, monkeypatch
 
 def test_the_returned_run_is_the_one_on_disk(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
-    run = train(config(), tone_data, tmp_path, "auto")
+    run = train(config(), data_dir=tone_data, save_dir=tmp_path, device="auto")
     read = load_run(run.path)
     assert (read.path, read.config, read.history, read.checkpoints) == (
         run.path, run.config, run.history, run.checkpoints,
@@ -287,7 +302,9 @@ def test_a_run_warns_of_nothing(tone_data, tmp_path, monkeypatch):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            evaluate(train(config(epochs=1), tone_data, tmp_path, "cpu").path, data_dir=tone_data)
+            evaluate(
+                train(config(epochs=1), data_dir=tone_data, save_dir=tmp_path, device="cpu").path, data_dir=tone_data
+            )
     finally:
         torch.set_warn_always(False)
 
@@ -311,7 +328,7 @@ def counting(monkeypatch, act):
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tone_data, tmp_path, monkeypatch):
     counting(monkeypatch, lambda n, logits: logits * math.nan if n > 5 else logits)  # two steps an epoch: in epoch 3
     with pytest.raises(TrainingError, match=r"epoch 3\b.*nan.*epoch-0002.*learning_rate"):
-        train(config(epochs=9, batch_size=31), tone_data, tmp_path, "cpu")
+        train(config(epochs=9, batch_size=31), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     (path,) = list_runs(tmp_path)
     run = load_run(path)
     assert list(run.history["loss"]) == list(run.history["eval_acc"]) == [1, 2]
@@ -340,14 +357,14 @@ def test_weights_broken_by_the_last_step_are_never_kept(tone_data, tmp_path, mon
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     register(monkeypatch, Broken)
     with pytest.raises(TrainingError, match=r"evaluation loss of epoch 2\b.*epoch-0001"):
-        train(config(epochs=3, batch_size=62), tone_data, tmp_path, "cpu")
+        train(config(epochs=3, batch_size=62), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     assert list(load_run(list_runs(tmp_path)[0]).checkpoints) == ["epoch-0001"]
 
 
 def test_a_learning_rate_far_too_high_is_named(tone_data, tmp_path, monkeypatch):
     register(monkeypatch, network(lambda self, x: 1e30 * self.bias * x.abs().amax(dim=(1, 2))[:, None]))
     with pytest.raises(TrainingError, match="no checkpoint.*below 100"):
-        train(config(epochs=5, learning_rate=100, eval_every=5), tone_data, tmp_path, "cpu")
+        train(config(epochs=5, learning_rate=100, eval_every=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
 
 
 def interrupt_after(count):
@@ -362,7 +379,7 @@ def interrupt_after(count):
 def test_an_interrupted_run_can_be_read(tone_data, tmp_path, monkeypatch):
     counting(monkeypatch, interrupt_after(7))  # two steps an epoch: in the middle of epoch 4
     with pytest.raises(KeyboardInterrupt):
-        train(config(epochs=9, batch_size=31, eval_every=2), tone_data, tmp_path, "cpu")
+        train(config(epochs=9, batch_size=31, eval_every=2), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     run = load_run(list_runs(tmp_path)[0])
     assert list(run.history["loss"]) == list(run.history["lr"]) == [1, 2, 3]
     assert list(run.history["eval_acc"]) == [2]
@@ -381,7 +398,7 @@ def test_an_epoch_that_was_trained_counts_even_if_its_test_was_interrupted(tone_
 
     register(monkeypatch, Impatient)
     with pytest.raises(KeyboardInterrupt):
-        train(config(), tone_data, tmp_path, "cpu")
+        train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     run = load_run(list_runs(tmp_path)[0])
     assert list(run.history["loss"]) == [1], "the curves show this epoch, so the history must hold it"
     assert run.history["eval_acc"] == {} and run.checkpoints == {}
@@ -390,7 +407,7 @@ def test_an_epoch_that_was_trained_counts_even_if_its_test_was_interrupted(tone_
 def test_a_run_interrupted_before_its_first_checkpoint_says_so(tone_data, tmp_path, monkeypatch):
     counting(monkeypatch, interrupt_after(3))
     with pytest.raises(KeyboardInterrupt):
-        train(config(epochs=9, batch_size=31, eval_every=5), tone_data, tmp_path, "cpu")
+        train(config(epochs=9, batch_size=31, eval_every=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     run = load_run(list_runs(tmp_path)[0])
     assert list(run.history["loss"]) == [1]
     for look in (run.model, run.checkpoint, lambda: evaluate(run.path, data_dir=tone_data)):
@@ -458,7 +475,7 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tone_data, tmp_pat
 
     monkeypatch.setattr(runs_module.Run, "save_checkpoint", fills_up)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        train(config(epochs=4), tone_data, tmp_path, "cpu")
+        train(config(epochs=4), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     monkeypatch.setattr(holder, name, works)
     assert caught.value.errno == errno.ENOSPC
     assert "epoch-0002.model" in str(caught.value), "the first file that could not be written is the news"
@@ -472,22 +489,22 @@ def test_a_save_dir_that_cannot_be_made_is_named(tone_data, tmp_path, monkeypatc
     register(monkeypatch)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file' / 'runs'))}.*save_dir"):
-        train(config(), tone_data, tmp_path / "file" / "runs", "cpu")
+        train(config(), data_dir=tone_data, save_dir=tmp_path / "file" / "runs", device="cpu")
     with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file'))}.*save_dir"):
-        train(config(), tone_data, tmp_path / "file", "cpu")
+        train(config(), data_dir=tone_data, save_dir=tmp_path / "file", device="cpu")
 
 
 def test_data_that_was_not_prepared_is_asked_for(tmp_path, monkeypatch):
     register(monkeypatch)
     with pytest.raises(FileNotFoundError, match=r'esc_lib\.prepare\("synthetic", 1000\)'):
-        train(config(), tmp_path / "data", tmp_path / "runs", "cpu")
+        train(config(), data_dir=tmp_path / "data", save_dir=tmp_path / "runs", device="cpu")
     assert not (tmp_path / "runs").exists(), "a run that never began leaves nothing behind"
 
 
 def test_a_fold_that_was_not_prepared_is_named(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     with pytest.raises(ValueError, match=r"fold\(s\) 4.*1, 2, 3"):
-        train(config(eval_folds=[4]), tone_data, tmp_path / "runs", "cpu")
+        train(config(eval_folds=[4]), data_dir=tone_data, save_dir=tmp_path / "runs", device="cpu")
     assert not (tmp_path / "runs").exists()
 
 
@@ -495,7 +512,7 @@ def test_a_fold_that_was_not_prepared_is_named(tone_data, tmp_path, monkeypatch)
 def test_a_device_that_is_not_there_is_refused(tone_data, tmp_path, monkeypatch, device):
     register(monkeypatch)
     with pytest.raises(ValueError, match=f"device '{device}'.*cpu"):
-        train(config(), tone_data, tmp_path / "runs", device)
+        train(config(), data_dir=tone_data, save_dir=tmp_path / "runs", device=device)
     assert not (tmp_path / "runs").exists()
 
 
@@ -528,7 +545,7 @@ def test_history_on_disk_is_complete_after_every_epoch(tone_data, tmp_path, monk
         return logits
 
     counting(monkeypatch, look)
-    train(config(epochs=4, batch_size=31, eval_every=3), tone_data, tmp_path, "cpu")
+    train(config(epochs=4, batch_size=31, eval_every=3), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     assert lengths == [0, 1, 2, 3]
 
 
@@ -538,7 +555,7 @@ def test_history_on_disk_is_complete_after_every_epoch(tone_data, tmp_path, monk
 def test_without_evaluation_folds_everything_is_learned_from_and_nothing_tested(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     settings = config(train_folds=[1, 2, 3], eval_folds=[], epochs=4, eval_every=2, keep_n=2)
-    run = train(settings, tone_data, tmp_path, "cpu")
+    run = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     read = load_run(run.path)
     assert read.finished and read.history["eval_acc"] == read.history["eval_loss"] == {}
     assert read.checkpoint("last") == {"name": "epoch-0004", "epoch": 4, "eval_acc": None}
@@ -553,7 +570,7 @@ def test_without_evaluation_folds_everything_is_learned_from_and_nothing_tested(
 def test_without_evaluation_folds_a_stopped_training_goes_on(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     settings = config(train_folds=[1, 2, 3], eval_folds=[], epochs=4, eval_every=2)
-    whole = train(settings, tone_data, tmp_path, "cpu")
+    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     step, steps = sys.modules["esc_lib.training.train"].train_step, []
 
     def stop(*args):
@@ -564,6 +581,6 @@ def test_without_evaluation_folds_a_stopped_training_goes_on(tone_data, tmp_path
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(sys.modules["esc_lib.training.train"], "train_step", stop)
-        train(settings, tone_data, tmp_path, "cpu", run_dir="mine")
+        train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     assert load_run(tmp_path / "mine").checkpoint()["epoch"] == 2
-    assert train(settings, tone_data, tmp_path, "cpu", run_dir="mine").history == whole.history
+    assert train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine").history == whole.history

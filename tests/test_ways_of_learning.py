@@ -34,7 +34,9 @@ def learn_bias(tmp_path, monkeypatch, **changes):
     targets = [3, 3, 3, 1, 1, 7]
     write_set(tmp_path, numbered([1, 1, 2, 2, 2, 2, 3], [*targets, 5]))
     register(monkeypatch, network(lambda self, x: self.bias.expand(len(x), -1)))
-    run = train(config(batch_size=6, schedule=[], **changes), tmp_path, tmp_path / "runs", "cpu")
+    run = train(
+        config(batch_size=6, schedule=[], **changes), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu"
+    )
     return np.bincount(targets, minlength=10) / 6, state(run)["bias"].numpy()
 
 
@@ -81,7 +83,7 @@ def test_mixtures_of_tones_are_learned(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     # No strong augmentation: a tone made 1.25 times longer is another class's tone.
     settings = config(epochs=20, learning_rate=0.1, eval_every=20, between_class=True)
-    run = train(settings, tone_data, tmp_path, "cpu")
+    run = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     assert run.history["eval_acc"][20] > 0.6  # chance is 0.1
     assert run.history["loss"][20] < 0.8 * run.history["loss"][1]
 
@@ -91,7 +93,7 @@ def test_the_loss_of_mixtures_is_the_divergence_from_their_shares(tmp_path, monk
     write_set(tmp_path, numbered([1] * 3000 + [3]))
     register(monkeypatch, network(lambda self, x: 0 * self.bias.expand(len(x), -1)))
     settings = config(train_folds=[1], epochs=1, batch_size=500, between_class=True)
-    run = train(settings, tmp_path, tmp_path / "runs", "cpu")
+    run = train(settings, data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu")
     assert run.history["loss"][1] == pytest.approx(math.log(10) - 0.5, abs=0.02)
 
 
@@ -102,7 +104,7 @@ def test_the_loss_of_mixtures_is_the_divergence_from_their_shares(tmp_path, monk
 def test_from_the_freeze_epoch_on_only_the_classifier_moves(tone_data, tmp_path, monkeypatch, optimizer):
     register(monkeypatch)
     settings = config(epochs=4, freeze_epoch=3, keep_n=4, weight_decay=0.1, optimizer=optimizer)
-    run = train(settings, tone_data, tmp_path, "cpu")
+    run = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
     epochs = [state(run, f"epoch-{epoch:04d}") for epoch in range(1, 5)]
     everything = set(epochs[0])
     assert changed(epochs[0], epochs[1]) == everything
@@ -112,7 +114,7 @@ def test_from_the_freeze_epoch_on_only_the_classifier_moves(tone_data, tmp_path,
 
 def test_without_a_freeze_epoch_everything_moves_to_the_end(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
-    run = train(config(epochs=2, keep_n=2, freeze_epoch=0), tone_data, tmp_path, "cpu")
+    run = train(config(epochs=2, keep_n=2, freeze_epoch=0), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     first, last = state(run, "epoch-0001"), state(run, "epoch-0002")
     assert changed(first, last) == set(first)
 
@@ -134,46 +136,74 @@ def phases(monkeypatch):
 
 
 def test_phase_2_starts_from_phase_1_and_keeps_its_front_end(phases, tone_data, tmp_path):
-    first = train(config(architecture="wavemsnet"), tone_data, tmp_path, "cpu")
+    first = train(config(architecture="wavemsnet"), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     settings = dict(architecture="wavemsnet_logmel", start_from=str(first.path), freeze_epoch=1)
-    second = train(config(**settings, learning_rate=0.0, optimizer="adam", weight_decay=0.0), tone_data, tmp_path)
+    second = train(
+        config(**settings, learning_rate=0.0, optimizer="adam", weight_decay=0.0), data_dir=tone_data, save_dir=tmp_path
+    )
     assert changed(state(first), state(second)) == set(), "without a step it is phase 1 still"
-    second = train(config(**settings), tone_data, tmp_path, "cpu")
+    second = train(config(**settings), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     assert changed(state(first), state(second)) == {"fc.weight", "fc.bias"}
 
 
 def test_phase_2_without_a_phase_1_is_refused(phases, tone_data, tmp_path):
     with pytest.raises(ValueError, match="start_from.*wavemsnet"):
-        train(config(architecture="wavemsnet_logmel", freeze_epoch=1), tone_data, tmp_path / "runs", "cpu")
+        train(
+            config(architecture="wavemsnet_logmel", freeze_epoch=1),
+            data_dir=tone_data,
+            save_dir=tmp_path / "runs",
+            device="cpu",
+        )
     assert not (tmp_path / "runs").exists(), "no run is begun"
 
 
 def test_a_phase_1_that_has_learned_from_the_test_clips_is_refused(phases, tone_data, tmp_path):
-    first = train(config(architecture="wavemsnet"), tone_data, tmp_path, "cpu")  # learned from folds 1 and 2
+    first = train(
+        config(architecture="wavemsnet"), data_dir=tone_data, save_dir=tmp_path, device="cpu"
+    )  # learned from folds 1 and 2
     settings = config(
         architecture="wavemsnet_logmel", start_from=str(first.path), train_folds=[1, 3], eval_folds=[2], freeze_epoch=1
     )
     with pytest.raises(ValueError, match=r"fold\(s\) \[2\].*not learned from here"):
-        train(settings, tone_data, tmp_path, "cpu")
+        train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
 
 
 def test_another_network_is_no_phase_1(phases, tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
-    other = train(config(), tone_data, tmp_path, "cpu")
+    other = train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu")
     with pytest.raises(ValueError, match="architecture is tiny, not wavemsnet"):
-        train(config(architecture="wavemsnet_logmel", start_from=str(other.path)), tone_data, tmp_path, "cpu")
+        train(
+            config(architecture="wavemsnet_logmel", start_from=str(other.path)),
+            data_dir=tone_data,
+            save_dir=tmp_path,
+            device="cpu",
+        )
 
 
 def test_another_set_is_no_phase_1(phases, tone_data, tmp_path, monkeypatch):
     write_set(tmp_path / "data", tones(), dataset="esc10")
-    first = train(config(architecture="wavemsnet", dataset="esc10"), tmp_path / "data", tmp_path / "runs", "cpu")
+    first = train(
+        config(architecture="wavemsnet", dataset="esc10"),
+        data_dir=tmp_path / "data",
+        save_dir=tmp_path / "runs",
+        device="cpu",
+    )
     with pytest.raises(ValueError, match="dataset is esc10, not synthetic"):
-        train(config(architecture="wavemsnet_logmel", start_from=str(first.path)), tone_data, tmp_path / "runs", "cpu")
+        train(
+            config(architecture="wavemsnet_logmel", start_from=str(first.path)),
+            data_dir=tone_data,
+            save_dir=tmp_path / "runs",
+            device="cpu",
+        )
 
 
 def test_a_folder_that_is_no_run_is_named(phases, tone_data, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        train(config(architecture="wavemsnet_logmel", start_from=str(tmp_path / "nowhere")), tone_data, tmp_path)
+        train(
+            config(architecture="wavemsnet_logmel", start_from=str(tmp_path / "nowhere")),
+            data_dir=tone_data,
+            save_dir=tmp_path,
+        )
 
 
 def test_the_front_ends_of_all_networks_are_their_first_layers():

@@ -78,7 +78,7 @@ def test_a_step_stays_on_its_device(name, way):
     seen = 0
     for x, label in batches(config, clips(config.sample_rate), HERE):
         assert x.device == label.device == GPU and x.shape == (3, 1, config.crop_samples)
-        results = train_step(config, model, optimizer, x, label)
+        results = train_step(model, optimizer, x, label)
         seen += 1
         assert {result.device for result in results} == {GPU}
     assert seen == 2
@@ -98,7 +98,7 @@ def test_windows_stay_on_the_device(name):
 def test_crops_are_heard_on_the_device(name):
     config = recipe(name, "esc10", min_peak=0.01)
     recordings = clips(config.sample_rate)
-    start = even_starts(recordings.frames, config.crop_samples, config.crops, config.pad)
+    start = even_starts(recordings.frames, config.crop_samples, config.crops, pad=config.pad)
     assert audible_crops(recordings, start, config.crop_samples, config.min_peak).device == GPU
     first = torch.zeros_like(start[0])
     probabilities = crop_probabilities(network(name), recordings, first, start[0], config.crop_samples)

@@ -89,7 +89,7 @@ def config(**changes) -> TrainConfig:
 
 def new_run(settings: TrainConfig, save_dir: Path | None = None) -> Run:
     """A run that has done nothing yet, in a directory of its own."""
-    return open_run(make_run_folder(settings, save_dir), settings)
+    return open_run(make_run_folder(settings, save_dir=save_dir), settings)
 
 
 def write_set(data_dir: Path, sounds: list[Sound], dataset: str = "synthetic", subset: bool = True) -> Path:
@@ -106,7 +106,7 @@ def write_set(data_dir: Path, sounds: list[Sound], dataset: str = "synthetic", s
             "category": [ESC10_CLASSES[target] for _, target, _ in sounds],
             "offset": np.cumsum([0, *frames[:-1]]),
             "frames": frames,
-            "source": range(len(sounds)),
+            "recording": range(len(sounds)),
         }
     )
     table.to_csv(folder / "clips.csv", index=False)
@@ -116,7 +116,7 @@ def write_set(data_dir: Path, sounds: list[Sound], dataset: str = "synthetic", s
         "sample_rate": RATE,
         "classes": list(ESC10_CLASSES),
         "subset": subset,
-        "source": {"name": "tests", "sha256": "5" * 64},
+        "origin": {"name": "tests", "sha256": "5" * 64},
         "licence": "none",
         "versions": {},
         "clips": len(sounds),
