@@ -1,12 +1,17 @@
-# make train | make test | make lab | make bench | make results: each makes the environment first if it is not there.
+# make train | check | test | lab | bench | results | notebooks: each makes the environment first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lab bench results notebooks
+.PHONY: train check test lab bench results notebooks
 
 train: .venv/installed
 	mkdir -p runs
 	$(BIN)/papermill --no-progress-bar --stdout-file - --stderr-file - notebooks/03_train_envnet.ipynb runs/03_train_envnet.ipynb
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 test: .venv/installed
 	$(BIN)/python -m pytest --nbval
@@ -24,9 +29,9 @@ results: .venv/installed
 
 # Renewed when the requirements change.
 .venv/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --editable '.[cluster]'
+	$(BIN)/python -m pip install --editable '.[cluster,dev]'
 	touch $@
 
 # Runs every notebook in its own order and keeps what it printed (of progress bars the last state): what is committed.

@@ -33,12 +33,14 @@ def plot_curves(history: dict[str, dict[int, float]], kind: str) -> "Figure":
         history: of a run.
         kind: "loss" or "acc".
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure((6, 3.5))
     axes = figure.subplots()
     for key, label, style in ((kind, "training", ".-"), (f"eval_{kind}", "evaluation", "o-")):
         axes.plot(list(history[key]), list(history[key].values()), style, label=label)
     axes.set(xlabel="epoch", ylabel=_AXIS_LABELS[kind], xlim=(0.5, max(history[kind], default=1) + 0.5))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if kind == "acc":
         axes.set_ylim(0, 1)
     axes.legend()
@@ -117,8 +119,8 @@ def plot_spectrograms(waveforms: dict[str, Waveform], sample_rate: int, columns:
     for axes, (name, waveform) in zip(grid, waveforms.items(), strict=False):
         # A faint noise floor keeps the logarithm of digital silence finite.
         noise = np.random.default_rng(0).normal(0, 1e-6, len(waveform))
-        _, _, _, image = axes.specgram(np.asarray(waveform) + noise, NFFT=512, Fs=sample_rate, noverlap=256)
-        top = float(image.get_array().max())
+        levels, _, _, image = axes.specgram(np.asarray(waveform) + noise, NFFT=512, Fs=sample_rate, noverlap=256)
+        top = 10 * np.log10(levels.max())
         image.set(cmap="magma", clim=(top - 80, top))
         axes.set_title(name, fontsize=9)
     return figure

@@ -6,15 +6,15 @@ count.
 
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esc_lib.bench.plain_loop import plain_batches
@@ -34,6 +34,8 @@ from esc_lib.training.config import TrainConfig
 from esc_lib.training.inference import predict_probabilities
 from esc_lib.training.recipes import recipe
 
+Batch = tuple[Tensor, Tensor]  # waveforms and labels
+Call = Callable[[], object]
 VARIANTS = {
     "standard": dict(between_class=False, strong_augmentation=False),
     "between-class": dict(between_class=True, strong_augmentation=True),
@@ -93,7 +95,7 @@ def measure(
     others = {p: our_step(replace(standard, precision=p), clips) for p in precisions if p != standard.precision}
     plain = {f"plain {variant}": plain_step(config, clips) for variant, config in configs.items()}
     products = {f"matmul {precision}": matmul(precision, place) for precision in precisions}
-    seconds = in_turns({**steps, **others}, {**plain, **products}, place, repeats)
+    seconds = in_turns({**steps, **others}, {**plain, **products}, place, repeats=repeats)
     rates = {name: standard.batch_size / of for name, of in seconds.items()}
     gflop = gflop_per_clip(architecture, len(clips.classes))
     matmuls = {precision: 2e-9 * matmul_size(place) ** 3 / seconds[f"matmul {precision}"] for precision in precisions}
@@ -116,23 +118,23 @@ def measure(
 def _config(
     architecture: str, dataset: str, batch_size: int | None, device: torch.device, **variant: bool
 ) -> TrainConfig:
-    """The paper's settings on any set, without a phase 1 to start from, in the device's fastest precision."""
+    """The paper's settings on any set, without a phase 1 to start from, in the precision that "auto" means."""
     batch = {} if batch_size is None else {"batch_size": batch_size}
     config = recipe(architecture, "esc10", **variant, **batch, precision=auto_precision(device), freeze_epoch=0)
     return replace(config, dataset=dataset)
 
 
-def our_step(config: TrainConfig, clips: Clips) -> Callable[[], object]:
+def our_step(config: TrainConfig, clips: Clips) -> Call:
     """Each call of the result is one more training step, as `esc_lib.train` takes them."""
     device = clips.samples.device
     generator = torch.Generator(device).manual_seed(config.seed)
     model = to_device(build_model(config.architecture, len(clips.classes)), device)
     set_train_mode(model, frozen=False)
     optimizer = build_optimizer(config, model)
-    learner = torch.compile(model) if config.compile else model
+    learner = cast(nn.Module, torch.compile(model)) if config.compile else model
     shown = full_batches(lambda: batches(config, clips, generator), config.batch_size)
 
-    def step():
+    def step() -> object:
         x, label = next(shown)
         with precision_context(config.precision, device):
             return train_step(learner, optimizer, x, label)
@@ -140,7 +142,7 @@ def our_step(config: TrainConfig, clips: Clips) -> Callable[[], object]:
     return step
 
 
-def plain_step(config: TrainConfig, clips: Clips) -> Callable[[], object]:
+def plain_step(config: TrainConfig, clips: Clips) -> Call:
     """The same from the textbook loop, with PyTorch's own operations and layout, in float32."""
     device, on_cpu = clips.samples.device, clips.to("cpu")
     model = build_model(config.architecture, len(clips.classes)).to(device)
@@ -148,7 +150,7 @@ def plain_step(config: TrainConfig, clips: Clips) -> Callable[[], object]:
     optimizer = build_optimizer(config, model)
     shown = full_batches(lambda: plain_batches(config, on_cpu), config.batch_size)
 
-    def step():
+    def step() -> object:
         x, label = next(shown)
         with precision_context("float32", device):
             return train_step(model, optimizer, x.to(device), label.to(device))
@@ -156,9 +158,10 @@ def plain_step(config: TrainConfig, clips: Clips) -> Callable[[], object]:
     return step
 
 
-def full_batches(epoch: Callable[[], Iterator], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def full_batches(epoch: Callable[[], Iterable[Batch]], size: int) -> Iterator[Batch]:
     """Batches of one epoch after the other without end, all of one size; small sets make the batch from several."""
-    x, label = [], []
+    x: list[Tensor] = []
+    label: list[Tensor] = []
     while True:
         for some, labels in epoch():
             x, label = [*x, some], [*label, labels]
@@ -167,12 +170,12 @@ def full_batches(epoch: Callable[[], Iterator], size: int) -> Iterator[tuple[Ten
                 x, label = [], []
 
 
-def matmul(precision: str, device: torch.device) -> Callable[[], object]:
+def matmul(precision: str, device: torch.device) -> Call:
     """A product of two square matrices, the fastest thing that a processor does."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     matrix = torch.randn(matmul_size(device), matmul_size(device), device=device).to(dtype)
 
-    def product():
+    def product() -> object:
         with precision_context(precision, device):
             return matrix @ matrix
 
@@ -184,7 +187,9 @@ def matmul_size(device: torch.device) -> int:
     return 8192 if device.type == "cuda" else 2048
 
 
-def in_turns(ours: dict[str, Callable], others: dict[str, Callable], device: torch.device, repeats: int) -> dict:
+def in_turns(
+    ours: Mapping[str, Call], others: Mapping[str, Call], device: torch.device, *, repeats: int
+) -> dict[str, float]:
     """Median seconds of each call, or on a GPU of several in a row; a first round of all of them is not counted.
 
     Ours run as in `esc_lib.train`, in memory that is kept; a few calls fill it, as a training's first steps do.

@@ -13,7 +13,7 @@ from esc_lib.training.config import TrainConfig
 from esc_lib.training.mixing import FLOOR_DB, a_weighting
 
 
-class PlainExamples(Dataset):
+class PlainExamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """The examples of an epoch, one by one: `(1, crop_samples)` waveforms and their labels."""
 
     def __init__(self, config: TrainConfig, clips: Clips):
@@ -53,14 +53,14 @@ class PlainExamples(Dataset):
 
 
 def mix_two(x1: np.ndarray, x2: np.ndarray, ratio: float, sample_rate: int) -> np.ndarray:
-    """`esc_lib.mixing.mix` of two waveforms `(T,)`."""
+    """`esc_lib.training.mixing.mix` of two waveforms `(T,)`."""
     louder = 10 ** ((loudness_of(x1, sample_rate) - loudness_of(x2, sample_rate)) / 20)
     p = ratio / (ratio + louder * (1 - ratio))
     return (p * x1 + (1 - p) * x2) / np.sqrt(p**2 + (1 - p) ** 2)
 
 
 def loudness_of(x: np.ndarray, sample_rate: int) -> float:
-    """`esc_lib.mixing.loudness` of a waveform `(T,)`, in dB."""
+    """`esc_lib.training.mixing.loudness` of a waveform `(T,)`, in dB."""
     n_fft = 2 ** round(np.log2(sample_rate / 10))
     x = np.pad(x, (0, max(0, n_fft - len(x))))
     frames = np.lib.stride_tricks.sliding_window_view(x, n_fft)[:: n_fft // 2]
@@ -70,7 +70,7 @@ def loudness_of(x: np.ndarray, sample_rate: int) -> float:
     return 10 * np.log10(max((power @ weight).max(), 10 ** (FLOOR_DB / 10)))
 
 
-def plain_batches(config: TrainConfig, clips: Clips) -> DataLoader:
+def plain_batches(config: TrainConfig, clips: Clips) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """The batches of one epoch."""
     shuffled = torch.Generator().manual_seed(config.seed)
     return DataLoader(PlainExamples(config, clips), config.batch_size, shuffle=True, generator=shuffled)

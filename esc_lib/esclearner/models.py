@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import check_waveforms, conv_block
+from esc_lib.models.blocks import Network, check_waveforms, conv_block
 from esc_lib.models.wavemxnet import M3, M5, M11, M18, WaveMxNet
 
 
@@ -64,7 +64,7 @@ def branch(kernel: int, stride: int, pool: int) -> nn.Sequential:
     )
 
 
-class WaveMsNetEscLearner(nn.Module):
+class WaveMsNetEscLearner(Network):
     """WaveMsNet without its padding: no convolution is padded, so the input is longer and a third as many parameters.
 
     The paper's is `esc_lib.models.wavemsnet.WaveMsNet`. At 50 classes it has 22,181,202 parameters, this one 7,501,138:
@@ -96,7 +96,7 @@ class WaveMsNetEscLearner(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self, self.LENGTHS)
+        check_waveforms(x, self)
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
@@ -116,10 +116,10 @@ class WaveMsNetEscLearner(nn.Module):
         return self.fc2(x)  # -> (B, n_classes)
 
 
-M_NETS: dict[str, type[nn.Module]] = {
+M_NETS: dict[str, type[Network]] = {
     "m3_esclearner": M3EscLearner,
     "m5_esclearner": M5EscLearner,
     "m11_esclearner": M11EscLearner,
     "m18_esclearner": M18EscLearner,
 }
-NETWORKS: dict[str, type[nn.Module]] = {**M_NETS, "wavemsnet_esclearner": WaveMsNetEscLearner}
+NETWORKS: dict[str, type[Network]] = {**M_NETS, "wavemsnet_esclearner": WaveMsNetEscLearner}

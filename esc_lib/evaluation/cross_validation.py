@@ -110,12 +110,13 @@ class CrossValidation:
 
     def calibrated(self) -> pd.DataFrame:
         """`predictions` with each run's probabilities at its temperature."""
-        columns = [column for column in self.predictions if column.startswith("p_")]
-        temperature = self.runs.set_index(["fold", "seed"])["temperature"]
+        columns = [column for column in map(str, self.predictions) if column.startswith("p_")]
+        temperature: dict[Any, float] = self.runs.set_index(["fold", "seed"])["temperature"].to_dict()
         parts = []
-        for run, part in self.predictions.groupby(["fold", "seed"], sort=False):
-            scaled = with_temperature(part[columns].to_numpy(), temperature[run])
-            parts.append(part.assign(**dict(zip(columns, scaled.T, strict=True))))
+        for (fold, seed), part in self.predictions.groupby(["fold", "seed"], sort=False):
+            scaled = part.copy()
+            scaled[columns] = with_temperature(part[columns].to_numpy(), temperature[fold, seed])
+            parts.append(scaled)
         return pd.concat(parts)
 
     def confusion(self) -> pd.DataFrame:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
@@ -119,13 +119,13 @@ def evaluate(
     return evaluation
 
 
-def as_arrays(predictions: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def as_arrays(predictions: pd.DataFrame) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The probabilities of a table of predictions, and each clip's true class as a column index.
 
     Shape:
         `(clips, n_classes)`, `(clips,)`
     """
-    columns = [column for column in predictions if column.startswith("p_")]
+    columns = [column for column in map(str, predictions) if column.startswith("p_")]
     number = {column.removeprefix("p_"): i for i, column in enumerate(columns)}
     return predictions[columns].to_numpy(), predictions["true"].map(number).to_numpy()
 
@@ -205,5 +205,5 @@ def _write(evaluation: Evaluation) -> None:
     confusion = evaluation.confusion.rename_axis("true (rows) \\ predicted (columns)")
     tables = {"confusion_matrix.csv": confusion.to_csv(), "predictions.csv": evaluation.predictions.to_csv(index=False)}
     for name, text in tables.items():
-        atomic_write(evaluation.path / name, lambda file, text=text: file.write(text.encode()))
+        atomic_write(evaluation.path / name, methodcaller("write", text.encode()))
     write_json(evaluation.path / "result.json", evaluation.result)

@@ -3,9 +3,8 @@
 `build_model` makes one by its name. `cpu.accelerate` computes the same network faster, from outside.
 """
 
-from torch import nn
-
 from esc_lib.models.acdnet import ACDNet
+from esc_lib.models.blocks import Network
 from esc_lib.models.envnet import EnvNet
 from esc_lib.models.envnetv2 import EnvNetV2
 from esc_lib.models.wavemsnet import WaveMsNet, WaveMsNetLogMel
@@ -13,7 +12,7 @@ from esc_lib.models.wavemxnet import M3, M5, M11, M18, M34Res
 
 __all__ = ["ARCHITECTURES", "build_model", "get_architecture"]
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {
+ARCHITECTURES: dict[str, type[Network]] = {
     "envnet": EnvNet,
     "envnetv2": EnvNetV2,
     "wavemsnet": WaveMsNet,
@@ -26,10 +25,10 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "acdnet": ACDNet,
 }
 # Networks that the course reads runs of, but does not train: other wings add theirs.
-READ_ONLY: dict[str, type[nn.Module]] = {}
+READ_ONLY: dict[str, type[Network]] = {}
 
 
-def get_architecture(name: str) -> type[nn.Module]:
+def get_architecture(name: str) -> type[Network]:
     """The network's class.
 
     It has the `SAMPLE_RATE` (Hz) and `INPUT_SAMPLES` of its paper, all `LENGTHS` of input that it takes, and the
@@ -44,7 +43,7 @@ def get_architecture(name: str) -> type[nn.Module]:
     return known[name]
 
 
-def build_model(name: str, n_classes: int) -> nn.Module:
+def build_model(name: str, n_classes: int) -> Network:
     """A network with fresh random weights (drawn from torch's global generator).
 
     Args:

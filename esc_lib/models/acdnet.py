@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import check_waveforms, conv_block, he_conv, linear
+from esc_lib.models.blocks import Network, check_waveforms, conv_block, he_conv, linear
 
 
 def conv3x3(n_in: int, n_out: int, *, pool: tuple[int, int] | None = None) -> nn.Sequential:
@@ -30,7 +30,7 @@ class PoolToFrames(nn.Module):
         return 1, x.shape[3] // self.frames
 
 
-class ACDNet(nn.Module):
+class ACDNet(Network):
     """Two strided convolutions learn a map of 64 bands like a spectrogram, ten classify it; there is no large layer.
 
     Source: M. Mohaimenuzzaman, C. Bergmeir, I. West, B. Meyer, "Environmental Sound Classification on the Edge: A
@@ -64,7 +64,7 @@ class ACDNet(nn.Module):
         self.dropout = nn.Dropout(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self, self.LENGTHS)
+        check_waveforms(x, self)
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:

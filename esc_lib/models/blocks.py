@@ -1,11 +1,27 @@
 """The few pieces that the networks of this course share."""
 
-from collections.abc import Container
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 # Chainer's default, with which the EnvNets were trained; PyTorch's own is 1e-5.
 CHAINER_EPS = 2e-5
+
+
+class Network(nn.Module):
+    """What every network of the course states about itself; it adds nothing to `nn.Module` but these names.
+
+    Attributes:
+        SAMPLE_RATE: of its input, in Hz.
+        INPUT_SAMPLES: length of its paper's input.
+        LENGTHS: all lengths of input that it takes.
+        FRONT_END: names of the layers that stay fixed when only the classifier is trained.
+    """
+
+    SAMPLE_RATE: ClassVar[int]
+    INPUT_SAMPLES: ClassVar[int]
+    LENGTHS: ClassVar[range | tuple[int, ...]]
+    FRONT_END: ClassVar[tuple[str, ...]]
 
 
 def conv_block(
@@ -58,25 +74,23 @@ def linear(n_in: int, n_out: int) -> nn.Linear:
     return layer
 
 
-def check_waveforms(x: Tensor, network: nn.Module, lengths: Container[int]) -> None:
+def check_waveforms(x: Tensor, network: Network) -> None:
     """Checks that a batch is `(batch, 1, samples)` with a length that the network takes.
 
     Raises:
         ValueError: the shape does not fit; the message names the network.
     """
-    if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] not in lengths:
+    if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] not in network.LENGTHS:
         raise ValueError(
-            f"{type(network).__name__} takes waveforms of shape (batch, 1, {lengths_text(lengths)}), "
+            f"{type(network).__name__} takes waveforms of shape (batch, 1, {lengths_text(network.LENGTHS)}), "
             f"got {tuple(x.shape)}"
         )
 
 
-def lengths_text(lengths: Container[int]) -> str:
+def lengths_text(lengths: range | tuple[int, ...]) -> str:
     """The lengths that a network takes, in words.
 
     >>> lengths_text((30225, 66650)), lengths_text(range(4, 100))
     ('30225 or 66650', '4 or more')
     """
-    if isinstance(lengths, range):
-        return f"{lengths.start} or more"
-    return " or ".join(map(str, lengths)) if isinstance(lengths, tuple) else str(lengths)
+    return f"{lengths.start} or more" if isinstance(lengths, range) else " or ".join(map(str, lengths))

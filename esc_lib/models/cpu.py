@@ -4,7 +4,7 @@ Parameters, state dict and results (to rounding) stay as they are. On GPUs, in o
 bfloat16 and in compiled networks, PyTorch's own operations are used.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
 from typing import TypeVar, cast
@@ -127,8 +127,8 @@ def _windows(model: WaveMsNet, whole: Tensor, starts: Sequence[int]) -> Tensor:
     x = torch.cat([whole[:, :, start : start + length] for start in starts])  # -> (B, 1, 66150)
     first = model.branch1(x[:, :, : 2 * frame].unsqueeze(2))  # -> (B, 32, 1, 2)
     last = model.branch1(x[:, :, -2 * frame :].unsqueeze(2))
-    second = cast(nn.Sequential, model.branch1[1])
-    unpooled = _block(second[:-1], model.branch1[0](whole.unsqueeze(2)))  # -> (1, 32, 1, T)
+    one, two = cast(Iterable[nn.Sequential], model.branch1)
+    unpooled = _block(cast(nn.Sequential, two[:-1]), one(whole.unsqueeze(2)))  # -> (1, 32, 1, T)
     maps = F.max_pool2d(torch.cat([unpooled[..., start : start + length] for start in starts]), (1, frame))
     maps[..., 0], maps[..., -1] = first[..., 0], last[..., 1]  # (B, 32, 1, 441)
     with _output(model.branch1, maps):

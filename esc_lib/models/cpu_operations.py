@@ -50,8 +50,8 @@ def fold_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     slope = norm.weight * (var + norm.eps).rsqrt()
     offset = -mean if conv.bias is None else conv.bias - mean
-    filters = _autocast(x, conv.weight * slope[:, None, None, None], norm.bias + offset * slope)
-    return _convolution(*filters, cast(Size, conv.stride), cast(Size, conv.padding))
+    x, weight, bias = _autocast(x, conv.weight * slope[:, None, None, None], norm.bias + offset * slope)
+    return _convolution(x, weight, bias, cast(Size, conv.stride), cast(Size, conv.padding))
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Size, padding: Size) -> Tensor:
@@ -209,9 +209,8 @@ def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     rows = _wide_rows(x)
     width = rows.shape[1]
     # Several places side by side count as channels of their own: PyTorch is slow with few channels, or odd numbers.
-    means, variances = torch.batch_norm_update_stats(
-        rows[None, None].permute(0, 3, 1, 2), *torch.zeros(2, width, device=x.device, dtype=torch.float32), 0.0
-    )
+    unused = torch.zeros(width, device=x.device)  # running statistics, which do not move
+    means, variances = torch.batch_norm_update_stats(rows[None, None].permute(0, 3, 1, 2), unused, unused, 0.0)
     means, variances = means.view(-1, x.shape[1]), variances.view(-1, x.shape[1])
     mean = means.mean(dim=0)
     return mean, (variances + (means - mean) ** 2).mean(dim=0)

@@ -3,10 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import CHAINER_EPS, check_waveforms, conv_block, he_conv, linear
+from esc_lib.models.blocks import CHAINER_EPS, Network, check_waveforms, conv_block, he_conv, linear
 
 
-class EnvNet(nn.Module):
+class EnvNet(Network):
     """Two convolutions along time learn a map like a spectrogram, two more find patterns in it, three layers classify.
 
     Source: Y. Tokozume, T. Harada, "Learning Environmental Sounds with End-to-End Convolutional Neural Network",
@@ -38,7 +38,7 @@ class EnvNet(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self, self.LENGTHS)
+        check_waveforms(x, self)
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import CHAINER_EPS, check_waveforms, conv_block, he_conv, linear
+from esc_lib.models.blocks import CHAINER_EPS, Network, check_waveforms, conv_block, he_conv, linear
 
 
 def conv(
@@ -13,7 +13,7 @@ def conv(
     return conv_block(he_conv(n_in, n_out, kernel, stride=(1, stride)), eps=CHAINER_EPS, pool=pool)
 
 
-class EnvNetV2(nn.Module):
+class EnvNetV2(Network):
     """Two strided convolutions learn a map like a spectrogram, eight find patterns in it, three layers classify.
 
     Source: Y. Tokozume, Y. Ushiku, T. Harada, "Learning from Between-class Examples for Deep Sound Recognition",
@@ -47,7 +47,7 @@ class EnvNetV2(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self, self.LENGTHS)
+        check_waveforms(x, self)
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import check_waveforms, conv_block
+from esc_lib.models.blocks import Network, check_waveforms, conv_block
 
 N_FFT, HOP, BANDS, FRAMES = 2048, 150, 96, 441
 
@@ -22,7 +22,7 @@ def branch(kernel: int, stride: int, pool: int) -> nn.Sequential:
     return nn.Sequential(conv(1, 32, (1, kernel), stride=stride), conv(32, 32, (1, 11), pool=(1, pool)))
 
 
-class WaveMsNet(nn.Module):
+class WaveMsNet(Network):
     """Three branches of two convolutions, short and fine to long and coarse, make one map of 96 bands by 441 frames.
 
     Source: B. Zhu, C. Wang, F. Liu, J. Lei, Z. Huang, Y. Peng, F. Li, "Learning Environmental Sounds with Multi-scale
@@ -57,7 +57,7 @@ class WaveMsNet(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self, self.LENGTHS)
+        check_waveforms(x, self)
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
@@ -137,6 +137,6 @@ class WaveMsNetLogMel(WaveMsNet):
         Args:
             state: its state dict.
         """
-        weight = self.conv3[0].weight.detach().clone()
+        weight = self.conv3.get_parameter("0.weight").detach().clone()
         weight[:, :1] = state["conv3.0.weight"]
         self.load_state_dict({**state, "conv3.0.weight": weight})

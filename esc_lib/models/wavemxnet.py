@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import check_waveforms, conv_block
+from esc_lib.models.blocks import Network, check_waveforms, conv_block
 
 POOL = (1, 4)
 
@@ -47,7 +47,7 @@ class Residual(nn.Module):
         return self.pool(F.relu(self.norm(h + shortcut)))
 
 
-class WaveMxNet(nn.Module):
+class WaveMxNet(Network):
     """A first layer of 10 ms filters, then convolutions of three values each, with a pooling by four now and then.
 
     No fully connected layer but the last: a global average over time turns a clip of any length into one vector.
@@ -71,7 +71,7 @@ class WaveMxNet(nn.Module):
     INPUT_SAMPLES = 32000  # 4 s, as long as UrbanSound8K's clips
     LENGTHS: ClassVar[range | tuple[int, ...]] = range(4, 10**9)
     FRONT_END = ("conv1", "stages")
-    STAGES: tuple[tuple[int, ...], ...]
+    STAGES: ClassVar[tuple[tuple[int, ...], ...]]
 
     def __init__(self, n_classes: int):
         super().__init__()
@@ -93,7 +93,7 @@ class WaveMxNet(nn.Module):
         return conv(n_in, n_out, 3, pooled=pooled)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self, self.LENGTHS)
+        check_waveforms(x, self)
         return self.classify(self.features(x))
 
     def prepare(self, x: Tensor) -> Tensor:

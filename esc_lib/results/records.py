@@ -82,7 +82,8 @@ def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> P
     # Significant digits: a confident mistake gives the true class a millionth, and that counts.
     table = found.predictions.to_csv(index=False, float_format="%.4g", lineterminator="\n").encode()
     atomic_write(folder / f"{name}.csv.gz", lambda file: file.write(_packed(table)))
-    runs = [load_run(found.path / run_name(row.fold, row.seed)) for row in found.runs.itertuples()]
+    jobs = found.runs[["fold", "seed"]].to_numpy().tolist()
+    runs = [load_run(found.path / run_name(fold, seed)) for fold, seed in jobs]
     sessions = [{"run": run.path.name, **session} for run in runs for session in run.sessions]
     config = found.config.to_dict()
     config["start_from"] = Path(config["start_from"]).parent.name  # a path means nothing elsewhere

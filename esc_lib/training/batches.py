@@ -1,12 +1,14 @@
 """From clips to a training step: the batches of an epoch, and what a network learns from one of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from esc_lib.data.clips import Clips, load_clips, trim_silence
+from esc_lib.models.blocks import Network
 from esc_lib.training.augment import random_crops, random_gains, random_scales
 from esc_lib.training.config import TrainConfig
 from esc_lib.training.loss import batch_loss
@@ -80,9 +82,9 @@ def _mixtures(config: TrainConfig, clips: Clips, generator: torch.Generator) -> 
     pairs = random_pairs(clips.targets, len(clips), generator)
     for first, second in zip(*(of.split(config.batch_size) for of in pairs), strict=True):
         ratio = torch.rand(len(first), generator=generator, device=first.device)
-        crops = [training_crops(config, clips, index, generator) for index in (first, second)]
+        x1, x2 = (training_crops(config, clips, index, generator) for index in (first, second))
         label = mixed_labels(clips.targets[first], clips.targets[second], ratio, len(clips.classes))
-        yield mix(*crops, ratio, config.sample_rate), label
+        yield mix(x1, x2, ratio, config.sample_rate), label
 
 
 def training_crops(config: TrainConfig, clips: Clips, index: Tensor, generator: torch.Generator) -> Tensor:
@@ -129,13 +131,15 @@ def set_train_mode(model: nn.Module, *, frozen: bool) -> None:
     """Puts a network into training mode, with its front-end (parameters and batch-norm statistics) frozen or not."""
     model.train()
     if frozen:
-        for name in model.FRONT_END:
+        for name in cast(Network, model).FRONT_END:
             part = model.get_submodule(name).eval().requires_grad_(False)
             # Without gradients: an optimiser would still use old ones for weight decay and momentum.
             part.zero_grad(set_to_none=True)
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+def train_step(
+    model: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, x: Tensor, label: Tensor
+) -> tuple[Tensor, Tensor]:
     """Updates a network from one batch.
 
     Args:

@@ -69,7 +69,7 @@ def precision_context(precision: str, device: torch.device) -> Iterator[None]:
             "bfloat16" (8 bits, sums of 24; a layer's output is stored in it too).
         device: where it computes.
     """
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined] # missing in torch's stubs
     before = [backend.fp32_precision for backend in backends]
     deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True

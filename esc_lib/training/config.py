@@ -119,7 +119,7 @@ class TrainConfig:
             return self.learning_rate * min(progress / self.one_cycle, (1 + math.cos(math.pi * max(0, fall))) / 2)
         # Rounded, because 0.29 * 100 is a little less than 29 in floating point.
         steps = sum(epoch > round(fraction * self.epochs, 6) for fraction in self.schedule)
-        factor = 0.1 if epoch <= self.warmup else self.lr_gamma**steps
+        factor: float = 0.1 if epoch <= self.warmup else self.lr_gamma**steps
         return float(f"{self.learning_rate * factor:.12g}")  # 0.001, not 0.0010000000000000002
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,8 +159,8 @@ def _check(config: TrainConfig) -> None:
     _check_folds(config)
     for name in ("crop_samples", "epochs", "batch_size", "crops", "eval_every", "keep_n"):
         _check_number(config, name, int, 1, 10**9)
-    for name, high in (("seed", 2**63 - 1), ("warmup", 10**9), ("freeze_epoch", 10**9)):
-        _check_number(config, name, int, 0, high)
+    for name, most in (("seed", 2**63 - 1), ("warmup", 10**9), ("freeze_epoch", 10**9)):
+        _check_number(config, name, int, 0, most)
     for name, high in (
         ("learning_rate", 100),
         ("momentum", 1),
@@ -210,9 +210,10 @@ def _check_folds(config: TrainConfig) -> None:
             raise ValueError(f"fold(s) {both} are in {one} and in {other}: each fold has one purpose")
 
 
-def _check_number(config: TrainConfig, name: str, kind: type | tuple[type, ...], low: int, high: int) -> None:
-    value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+def _check_number(config: TrainConfig, name: str, kind: type | tuple[type, ...], low: float, high: float) -> None:
+    value: Any = getattr(config, name)
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
         what = "a whole number" if kind is int else "a number"
         hint = " (in YAML write 1.0e-3, not 1e-3)" if isinstance(value, str) else ""
         raise ValueError(f"{name} is {value!r}: expected {what} from {low} to {high}{hint}")

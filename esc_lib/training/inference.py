@@ -1,6 +1,7 @@
 """What a trained network predicts for whole clips: several crops of each, their probabilities averaged."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def _window_logits(model: nn.Module, clips: Clips, index: Tensor, start: Tensor,
             first = chunk.min()
             inside = (chunk - first).tolist()
             whole = cut(clips, of_clip[:1], first[None], max(inside) + crop_samples)
-            yield model.windows(whole, inside)
+            yield cast(Callable[[Tensor, list[int]], Tensor], model.windows)(whole, inside)
 
 
 def audible_crops(clips: Clips, start: Tensor, crop_samples: int, min_peak: float) -> Tensor:

@@ -2,9 +2,11 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +141,9 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
     config = run.config
     optimizer = build_optimizer(config, model)
     generator = torch.Generator(train_clips.samples.device).manual_seed(config.seed)
-    learner = torch.compile(model) if config.compile else model  # the same parameters
+    learner: Callable[[torch.Tensor], torch.Tensor] = (
+        torch.compile(model) if config.compile else model
+    )  # the same parameters
     steps = math.ceil(len(train_clips) / config.batch_size)
     done = _resume(run, model, optimizer, generator)
     begin, machine = time.perf_counter(), hardware(train_clips.samples.device)
@@ -166,12 +170,12 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
 
 def _train_epoch(
     config: TrainConfig,
-    model: nn.Module,
+    model: Callable[[torch.Tensor], torch.Tensor],
     optimizer: torch.optim.Optimizer,
     clips: Clips,
     generator: torch.Generator,
     epoch: int,
-    bar: tqdm,
+    bar: "tqdm[NoReturn]",
 ) -> tuple[float, float]:
     """One epoch of steps; returns the mean loss and accuracy over the examples, as they were when shown."""
     device = clips.samples.device
