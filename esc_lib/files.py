@@ -94,8 +94,18 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
                 if not target.is_dir():
                     raise
                 if replace:
-                    os.replace(target, folder.with_name("old"))
-                    os.replace(folder, target)
+                    _swap(folder, target)
+
+
+def _swap(folder: Path, target: Path) -> None:
+    """Puts `folder` in the place of `target`, which steps aside; if that fails, it returns."""
+    old = folder.with_name("old")
+    os.replace(target, old)
+    try:
+        os.replace(folder, target)
+    except OSError:
+        os.replace(old, target)
+        raise
 
 
 def serialize(state: dict[str, Any]) -> memoryview:

@@ -49,7 +49,7 @@ def test_a_damaged_temperature_is_refused(run, entry):
 
 def test_what_was_learned_from_is_not_calibrated_on(run):
     predictions = evaluate(run.path, device="cpu").predictions.assign(fold=1)
-    with pytest.raises(ValueError, match=r"learned from fold\(s\) \[1\]"):
+    with pytest.raises(ValueError, match=r"trained on fold\(s\) \[1\]"):
         calibrate(run, predictions, fitted_on="fold 1")
 
 
@@ -73,19 +73,15 @@ def test_a_cross_validation_finds_temperatures_on_its_validation_folds(tmp_path,
     found = cross_validate(settings, validation=True, data_dir=data, save_dir=tmp_path / "runs", device="cpu")
     for row in found.runs.itertuples():
         run = load_run(found.path / f"fold-{row.fold}-seed-{row.seed}")
-        (checked,) = run.config.eval_folds
-        on_validation = evaluate(run.path, "best", data_dir=data, device="cpu")
+        (checked,) = run.config.validation_folds
+        on_validation = evaluate(run, folds=[checked], data_dir=data, device="cpu")
         assert on_validation.predictions["fold"].unique().tolist() == [checked] != [row.fold]
-        assert (
-            row.temperature
-            == run.temperature("best")
-            == calibrate(run, on_validation.predictions, fitted_on="again", checkpoint="best")
-        )
+        assert row.temperature == run.temperature() == calibrate(run, on_validation.predictions, fitted_on="again")
     table = found.calibration()
     probabilities, targets = as_arrays(found.predictions)
-    assert table.loc["as they come", "calibration error"] == pytest.approx(calibration_error(probabilities, targets))
+    assert table.loc["uncalibrated", "calibration error"] == pytest.approx(calibration_error(probabilities, targets))
     first = found.predictions["fold"] == 1
     expected = with_temperature(probabilities[first], found.runs["temperature"][0])
     np.testing.assert_allclose(as_arrays(found.calibrated()[first])[0], expected)
     plain = cross_validate(settings, folds=[1], data_dir=data, save_dir=tmp_path / "runs", device="cpu")
-    assert plain.calibration().index.tolist() == ["as they come"] and plain.runs["temperature"].isna().all()
+    assert plain.calibration().index.tolist() == ["uncalibrated"] and plain.runs["temperature"].isna().all()

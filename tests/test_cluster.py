@@ -85,7 +85,7 @@ def test_a_sweep_completes_and_counts_nothing_twice_though_a_worker_is_killed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(sys.modules["esc_lib.evaluation.cross_validation"], "cpu_count", lambda: 8)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
     with Client(cluster) as client, joblib.parallel_config("dask"), ThreadPoolExecutor() as pool:
         workers = client.run(os.getpid)
         killed = pool.submit(kill_one_in_the_middle, tmp_path / "runs", workers.values())
@@ -116,13 +116,13 @@ def test_a_job_waits_for_a_worker_that_was_given_up_but_is_still_at_it(tmp_path,
         tiny.config(), folds=[1], data_dir=data, save_dir=tmp_path, device="cpu"
     ).path.iterdir()
     (finished / "eval" / "result.json").unlink()
-    command = [sys.executable, "-c", HOLD, str(finished / ".job")]
+    command = [sys.executable, "-c", HOLD, str(finished / ".lock")]
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
         ThreadPoolExecutor() as pool,
     ):
         assert other.stdout.readline() == "in\n"
-        again = pool.submit(cross_validate, tiny.config(), (0,), [1], 1, False, data, tmp_path, "cpu")
+        again = pool.submit(cross_validate, tiny.config(), folds=[1], data_dir=data, save_dir=tmp_path, device="cpu")
         time.sleep(1)
         assert not (finished / "eval" / "result.json").exists() and not again.done()
         other.communicate()

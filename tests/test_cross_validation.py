@@ -38,7 +38,7 @@ def count_trainings(monkeypatch, stop_before=None):
     def counted(config, *args, **kwargs):
         if len(trained) == stop_before:
             raise KeyboardInterrupt
-        trained.append(kwargs["run_dir"].name)
+        trained.append(kwargs["run_dir"])
         return train(config, *args, **kwargs)
 
     monkeypatch.setattr(MODULE, "train", counted)
@@ -85,8 +85,9 @@ def test_a_validation_fold_chooses_the_epoch_and_the_test_fold_is_not_seen(data_
     chosen_by = []
     for _, row in found.runs.iterrows():
         run = run_of(found, row)
-        (checked,) = run.config.eval_folds
+        (checked,) = run.config.validation_folds
         chosen_by.append(checked)
+        assert run.config.eval_folds == (row["fold"],)
         assert row["fold"] not in (checked, *run.config.train_folds) and len(run.config.train_folds) == 3
         best = max(run.history["eval_acc"].values())
         assert row["epoch"] == min(e for e, acc in run.history["eval_acc"].items() if acc == best)
@@ -113,7 +114,7 @@ def test_gpus_are_dealt_out_in_turn(data_dir, monkeypatch):
     devices = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(MODULE, "_train_and_test", lambda *args: devices.append(args[4]))
+    monkeypatch.setattr(MODULE, "_job", lambda *args: devices.append(args[4]))
     monkeypatch.setattr(MODULE, "_read", lambda *args: None)
     cross_validate(settings(), data_dir=data_dir)
     assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
@@ -194,7 +195,7 @@ def test_statistics_of_known_answers(monkeypatch, tmp_path):
                 "fold": 1,
                 "seed": seed,
                 "file": list("wxyz"),
-                "source": [1, 2, 2, 3],
+                "recording": [1, 2, 2, 3],
                 "true": [a, a, a, a],
                 "predicted": of,
             }
@@ -205,9 +206,9 @@ def test_statistics_of_known_answers(monkeypatch, tmp_path):
     found = CrossValidation(tmp_path, settings(), {}, runs, predictions.reset_index(drop=True))
     of_runs = CrossValidation(tmp_path, settings(), {}, runs.assign(correct=60, clips=80), predictions).per_run()
     assert of_runs[["95 % from", "95 % to"]].round(3).to_numpy().tolist() == [[0.645, 0.832]] * 2
-    assert found.right().to_dict() == {"w": 1.0, "x": 0.0, "y": 0.5, "z": 0.5}
+    assert found.correct().to_dict() == {"w": 1.0, "x": 0.0, "y": 0.5, "z": 0.5}
     summary = found.summary()
-    assert summary["mean of runs"] == summary["pooled"] == 0.5 and summary["deviation of runs"] == 0
+    assert summary["mean of runs"] == summary["pooled"] == 0.5 and summary["standard deviation of runs"] == 0
     assert (summary["clips"], summary["recordings"], summary["runs"]) == (4, 3, 2)
     assert 0 <= summary["95 % from"] < 0.5 < summary["95 % to"] <= 1
     assert found.confusion().loc[a, [a, b]].tolist() == [4, 4]

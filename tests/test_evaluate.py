@@ -103,7 +103,7 @@ def test_predictions_have_a_row_per_clip_and_a_probability_per_class(found):
     assert list(table.columns) == [
         "file",
         "fold",
-        "source",
+        "recording",
         "true",
         "predicted",
         *(f"p_{name}" for name in ESC10_CLASSES),

@@ -70,14 +70,14 @@ def test_one_crop_is_the_middle_one(tmp_path):
 def test_the_result_does_not_depend_on_how_many_crops_go_at_once(clips, monkeypatch, at_once):
     model = trained_net()
     expected = class_probabilities(model, clips, 100, n_crops=10)
-    monkeypatch.setattr(esc_lib.inference, "CROPS_PER_BATCH", at_once)
+    monkeypatch.setattr(esc_lib.training.inference, "CROPS_PER_BATCH", at_once)
     torch.testing.assert_close(class_probabilities(model, clips, 100, n_crops=10), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_crops_at_once_is_a_limit(clips, monkeypatch):
     sizes = []
     net = network(lambda self, x: [sizes.append(len(x)), self.bias.expand(len(x), -1)][1])
-    monkeypatch.setattr(esc_lib.inference, "CROPS_PER_BATCH", 30)
+    monkeypatch.setattr(esc_lib.training.inference, "CROPS_PER_BATCH", 30)
     class_probabilities(net(10), clips, 100, n_crops=10)
     assert sizes == [30, 30, 30, 30, 10]
 
@@ -112,7 +112,7 @@ class WithWindows(TinyNet):
 @pytest.mark.parametrize("pad", [True, False])
 @pytest.mark.parametrize(("at_once", "asked"), [(160, 13 * [4]), (3, 13 * [3, 1])])
 def test_a_network_is_asked_for_all_windows_of_a_clip_at_once(clips, monkeypatch, at_once, asked, pad):
-    monkeypatch.setattr(esc_lib.inference, "CROPS_PER_BATCH", at_once)
+    monkeypatch.setattr(esc_lib.training.inference, "CROPS_PER_BATCH", at_once)
     plain, model = trained_net(), WithWindows(10)
     model.load_state_dict(plain.state_dict())
     model.asked = []
@@ -139,7 +139,7 @@ def say_place_by_value(_, x):
 
 @pytest.mark.parametrize("at_once", [1, 7, 160])
 def test_quiet_crops_are_left_out_unless_all_of_a_clip_are(tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(esc_lib.inference, "CROPS_PER_BATCH", at_once)
+    monkeypatch.setattr(esc_lib.training.inference, "CROPS_PER_BATCH", at_once)
     clips = in_thirds(
         tmp_path,
         (16384, -20, 16384),  # the middle crop is left out

@@ -41,11 +41,13 @@ from esc_lib.data.clips import trim_silence
 from esc_lib.data.datasets import DATASETS, get_dataset
 from esc_lib.data.download import DownloadError
 from esc_lib.data.prepare import read_audio
+from esc_lib.files import WriteError
 from esc_lib.training.augment import even_crops, random_crops
 
 module = importlib.import_module("esc_lib.data.prepare")  # `esc_lib.prepare` is the function
 
-COLUMNS = ["file", "fold", "target", "category", "offset", "frames", "source"]
+COLUMNS = ["file", "fold", "target", "category", "offset", "frames", "recording"]
+FULL_DISK = r"cannot be written .*: free space, check that you may write there .*choose another folder"
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +68,26 @@ def small_noises(**options):
     return esc_noises(range(1, 3), (0, 10), **options)
 
 
-def prepare_subset(sounds, tmp_path, sample_rate=8000, rate=8000, name="esc10"):
+def prepare_part(source, data, sample_rate=8000, name="esc10"):
+    return prepare(name, sample_rate, source=source, data_dir=data, subset=True)
+
+
+def prepare_sounds(sounds, tmp_path, sample_rate=8000, rate=8000):
     """Samples of a few clips after `prepare`, by the name of the file."""
-    root = write_esc(tmp_path / "source", sounds, rate)
-    folder = prepare(name, sample_rate, source=root, data_dir=tmp_path / "data", subset=True)
+    folder = prepare_part(write_esc(tmp_path / "source", sounds, rate), tmp_path / "data", sample_rate)
     return {Path(file).name: samples for file, samples in read_prepared(folder).items()}
 
 
-def about(folder):
+def metadata(folder):
     return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
 
 
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def middle(samples):
@@ -98,7 +107,7 @@ def resampled(tmp_path_factory):
     """1 kHz and 10 kHz tones, recorded at 44.1 kHz, prepared at 8, 16 and 20 kHz and as they are."""
     folder = tmp_path_factory.mktemp("tones")
     sounds = {"1-1000-A-0.wav": tone(1000, 44100), "1-10000-A-0.wav": tone(10000, 44100)}
-    return {rate: prepare_subset(sounds, folder / str(rate), rate, 44100) for rate in (8000, 16000, 20000, 44100)}
+    return {rate: prepare_sounds(sounds, folder / str(rate), rate, 44100) for rate in (8000, 16000, 20000, 44100)}
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 20000, 44100])
@@ -119,7 +128,7 @@ def test_tone_over_half_the_rate_is_gone(resampled, rate):
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000])
 def test_recording_of_any_rate(tmp_path, rate):
-    samples = prepare_subset({"1-1-A-0.wav": tone(1000, rate)}, tmp_path, 16000, rate)["1-1-A-0.wav"]
+    samples = prepare_sounds({"1-1-A-0.wav": tone(1000, rate)}, tmp_path, 16000, rate)["1-1-A-0.wav"]
     assert abs(len(samples) - 16000) <= 1
     assert np.abs(middle(samples[:16000]) - middle(tone(1000, 16000) * 32768)).max() < 1e-3
 
@@ -168,21 +177,21 @@ def test_formats(decoded, ending, subtype):
 def test_16_bit_mono_at_its_own_rate_comes_through_bit_for_bit(tmp_path):
     every = np.random.default_rng(0).permutation(np.arange(-32768, 32768)).astype(np.int16)[:32000]
     sounds = {"1-1-A-0.wav": every, "1-2-A-0.flac": every, "1-3-A-0.wav": np.array([-32768, 32767, 0, -1], "i2")}
-    prepared = prepare_subset(sounds, tmp_path)
+    prepared = prepare_sounds(sounds, tmp_path)
     assert all(np.array_equal(prepared[name], sounds[name]) for name in sounds)
 
 
 @pytest.mark.parametrize("channels", [2, 3])
 def test_channels_are_averaged(tmp_path, channels):
     sounds = np.stack([noise(1000, seed) for seed in range(channels)], axis=1)
-    mono = prepare_subset({"1-1-A-0.wav": sounds}, tmp_path)["1-1-A-0.wav"]
+    mono = prepare_sounds({"1-1-A-0.wav": sounds}, tmp_path)["1-1-A-0.wav"]
     assert len(mono) == 1000
     assert np.abs(mono - sounds.astype(float).mean(axis=1)).max() < 0.51
 
 
 def test_opposite_channels_cancel(tmp_path):
     left = np.clip(noise(44100), -32767, 32767)
-    mono = prepare_subset({"1-1-A-0.wav": np.stack([left, -left], axis=1)}, tmp_path, 16000, 44100)["1-1-A-0.wav"]
+    mono = prepare_sounds({"1-1-A-0.wav": np.stack([left, -left], axis=1)}, tmp_path, 16000, 44100)["1-1-A-0.wav"]
     assert len(mono) == 16000 and not mono.any()
 
 
@@ -206,7 +215,7 @@ def test_full_scale_does_not_wrap_round(tmp_path):
 
 def test_esc_clips_are_cut_at_5_seconds(tmp_path):
     sounds = {"1-1-A-0.wav": noise(56000), "1-2-A-0.wav": noise(40000), "1-3-A-0.wav": noise(12345)}
-    prepared = prepare_subset(sounds, tmp_path)
+    prepared = prepare_sounds(sounds, tmp_path)
     assert all(np.array_equal(prepared[name], sounds[name][:40000]) for name in sounds)
 
 
@@ -221,13 +230,13 @@ def test_urbansound8k_clips_are_cut_at_4_seconds(tmp_path):
 
 
 def test_cut_comes_after_resampling(tmp_path):
-    long = prepare_subset({"1-1-A-0.wav": tone(1000, 44100, 6)}, tmp_path, 16000, 44100)["1-1-A-0.wav"]
+    long = prepare_sounds({"1-1-A-0.wav": tone(1000, 44100, 6)}, tmp_path, 16000, 44100)["1-1-A-0.wav"]
     assert len(long) == 80000
     assert np.abs(long[1000:] / 32768 - tone(1000, 16000, 5)[1000:]).max() < 1e-3  # up to the very end
 
 
 def test_silent_clip_is_kept_all_the_way(tmp_path):
-    prepared = prepare_subset({"1-1-A-0.wav": np.zeros(500, "i2"), "1-2-A-0.wav": noise(300)}, tmp_path)
+    prepared = prepare_sounds({"1-1-A-0.wav": np.zeros(500, "i2"), "1-2-A-0.wav": noise(300)}, tmp_path)
     assert len(prepared["1-1-A-0.wav"]) == 500 and not prepared["1-1-A-0.wav"].any()
     clips = trim_silence(load_clips("esc10", 8000, folds=[1], data_dir=tmp_path / "data"))
     assert clips.frames.tolist() == [500, 300]
@@ -239,7 +248,7 @@ def test_silent_clip_is_kept_all_the_way(tmp_path):
 def test_names_with_spaces_and_other_letters(tmp_path):
     sounds = {"1-1-h\u00fcnd und katze \u96e8-0.wav": noise(100), "1-2-A B-10.ogg": tone(1000, 8000)}
     place = tmp_path / "d\u00f6gs and c\u00e4ts \U0001f415"
-    prepared = prepare_subset(sounds, place)
+    prepared = prepare_sounds(sounds, place)
     assert set(prepared) == set(sounds)
     assert np.array_equal(prepared["1-1-h\u00fcnd und katze \u96e8-0.wav"], noise(100))
     clips = load_clips("esc10", 8000, folds=[1], data_dir=place / "data")
@@ -253,7 +262,7 @@ def test_names_with_spaces_and_other_letters(tmp_path):
 def prepared(esc10, tmp_path_factory):
     """The 50 clips of `esc10`, prepared at 8 kHz: the folder."""
     data = tmp_path_factory.mktemp("data")
-    folder = prepare("esc10", 8000, source=esc10, data_dir=data, subset=True)
+    folder = prepare_part(esc10, data)
     assert folder == data / "esc10-8000" and names_in(data) == ["esc10-8000"]
     return folder
 
@@ -299,7 +308,7 @@ def test_description(prepared, esc10):
     assert (found["dataset"], found["sample_rate"], found["clips"]) == ("esc10", 8000, 50)
     assert found["classes"] == [ESC50_NAMES[number] for number in ESC10_ORDER]
     assert found["folds"] == {str(fold): 10 for fold in range(1, 6)}
-    assert found["source"]["name"] == "esc10" and len(bytes.fromhex(found["source"]["sha256"])) == 32
+    assert found["origin"]["name"] == "esc10" and len(bytes.fromhex(found["origin"]["sha256"])) == 32
     assert {"esc-course", "numpy", "soundfile", "soxr"} <= set(found["versions"])
     assert str(esc10.parent) not in text and '"/' not in text and "\\" not in text  # no place on this machine
 
@@ -307,7 +316,7 @@ def test_description(prepared, esc10):
 def test_complete_set_is_no_subset(tmp_path, small_esc10):
     root = write_esc(tmp_path / "source", small_noises())
     folder = prepare("esc10", 8000, source=root, data_dir=tmp_path / "data")
-    assert about(folder)["subset"] is False and about(folder)["clips"] == 4
+    assert metadata(folder)["subset"] is False and metadata(folder)["clips"] == 4
     clips = load_clips("esc10", 8000, data_dir=tmp_path / "data")
     assert not clips.subset and len(clips) == 4
 
@@ -315,8 +324,8 @@ def test_complete_set_is_no_subset(tmp_path, small_esc10):
 def test_hash_is_of_the_recordings_not_of_their_place(tmp_path):
     def source_hash(place, **options):
         root = write_esc(tmp_path / place / "source", small_noises(**options))
-        folder = prepare("esc10", 8000, source=root, data_dir=tmp_path / place / "data", subset=True)
-        return about(folder)["source"]["sha256"]
+        folder = prepare_part(root, tmp_path / place / "data")
+        return metadata(folder)["origin"]["sha256"]
 
     first = source_hash("a")
     assert source_hash("b") == first
@@ -330,17 +339,17 @@ def refuse_to_download(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("nothing is to be fetched")
 
-    monkeypatch.setattr("esc_lib.official.download", fail)
+    monkeypatch.setattr("esc_lib.data.sources.download", fail)
 
 
 def test_again_does_nothing(tmp_path, esc10, monkeypatch):
     refuse_to_download(monkeypatch)
-    folder = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
+    folder = prepare_part(esc10, tmp_path / "data")
     before = file_state(tmp_path / "data"), folder.stat().st_ino
-    assert prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True) == folder
+    assert prepare_part(esc10, tmp_path / "data") == folder
     assert prepare("esc10", 8000, data_dir=tmp_path / "data", subset=True) == folder  # whatever it came from
     copy = write_esc(tmp_path / "a copy", esc_noises())
-    assert prepare("esc10", 8000, source=copy, data_dir=tmp_path / "data", subset=True) == folder
+    assert prepare_part(copy, tmp_path / "data") == folder
     assert (file_state(tmp_path / "data"), folder.stat().st_ino) == before
     assert names_in(tmp_path / "data") == ["esc10-8000"]
 
@@ -365,39 +374,39 @@ def test_another_source_replaces(tmp_path):
     for seed in (0, 1):
         sounds = small_noises(seed=seed, frames=40 + seed)
         root = write_esc(tmp_path / f"source {seed}", sounds)
-        folder = prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
+        folder = prepare_part(root, tmp_path / "data")
         clips = read_prepared(folder)
         assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in sounds.items())
-        assert about(folder)["source"]["name"] == f"source {seed}"
+        assert metadata(folder)["origin"]["name"] == f"source {seed}"
         assert names_in(tmp_path / "data") == ["esc10-8000"]
 
 
 def test_one_changed_sample_is_another_source(tmp_path):
     sounds = small_noises()
-    prepare_subset(sounds, tmp_path)
+    prepare_sounds(sounds, tmp_path)
     for name in sounds:
         sounds[name][7] ^= 1
-        assert np.array_equal(prepare_subset(sounds, tmp_path)[name], sounds[name])
+        assert np.array_equal(prepare_sounds(sounds, tmp_path)[name], sounds[name])
 
 
 def test_failed_replacement_keeps_what_was_there(tmp_path, esc10):
-    folder = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
+    folder = prepare_part(esc10, tmp_path / "data")
     before = file_state(tmp_path / "data")
     damaged = write_esc(tmp_path / "damaged", small_noises())
     (damaged / "audio/2-101-A-10.wav").write_bytes(b"no sound")
     with pytest.raises(ValueError, match="2-101-A-10.wav"):
-        prepare("esc10", 8000, source=damaged, data_dir=tmp_path / "data", subset=True)
+        prepare_part(damaged, tmp_path / "data")
     assert file_state(tmp_path / "data") == before
     assert len(load_clips("esc10", 8000, data_dir=folder.parent)) == 50
 
 
 def test_damaged_description_says_what_to_do(tmp_path, esc10):
-    folder = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
+    folder = prepare_part(esc10, tmp_path / "data")
     for text in ("", '{"dataset": "esc10"', '{"dataset": "esc10"}', "[]"):
         (folder / "dataset.json").write_text(text)
         for source in (None, esc10):
             with pytest.raises(ValueError, match=rf"dataset\.json .*delete {folder} and prepare the set again"):
-                prepare("esc10", 8000, source=source, data_dir=tmp_path / "data", subset=True)
+                prepare_part(source, tmp_path / "data")
 
 
 # Less than the whole ---------------------------------------------------------------------------------------------
@@ -433,19 +442,19 @@ def test_subset_is_marked_and_never_taken_for_the_whole(tmp_path, small_esc10):
     sounds, data = small_noises(), tmp_path / "data"
     part = write_esc(tmp_path / "part", {name: x for name, x in sounds.items() if name.startswith("1")})
     whole = write_esc(tmp_path / "whole", sounds)
-    folder = prepare("esc10", 8000, source=part, data_dir=data, subset=True)
-    assert about(folder)["subset"] is True
+    folder = prepare_part(part, data)
+    assert metadata(folder)["subset"] is True
     assert load_clips("esc10", 8000, folds=[1], data_dir=data).subset
     with pytest.raises(ValueError, match="fold 2: 0 of 2"):
         prepare("esc10", 8000, source=part, data_dir=data)
     assert prepare("esc10", 8000, source=whole, data_dir=data) == folder
-    assert about(folder)["subset"] is False and about(folder)["clips"] == 4
+    assert metadata(folder)["subset"] is False and metadata(folder)["clips"] == 4
     assert len(load_clips("esc10", 8000, data_dir=data)) == 4
 
 
 def test_whole_set_without_source_is_not_the_subset_there(tmp_path, small_esc10, monkeypatch):
     part = write_esc(tmp_path / "part", {"1-1-A-0.wav": noise(40)})
-    prepare("esc10", 8000, source=part, data_dir=tmp_path / "data", subset=True)
+    prepare_part(part, tmp_path / "data")
     refuse_to_download(monkeypatch)
     with pytest.raises(AssertionError, match="nothing is to be fetched"):  # it goes for the official set
         prepare("esc10", 8000, data_dir=tmp_path / "data")
@@ -457,15 +466,15 @@ def test_subset_does_not_replace_the_whole(tmp_path, small_esc10):
     before = file_state(data)
     part = write_esc(tmp_path / "part", {"1-1-A-0.wav": noise(40)})
     with pytest.raises(ValueError, match=r"esc10-8000 holds the whole set.*data_dir"):
-        prepare("esc10", 8000, source=part, data_dir=data, subset=True)
+        prepare_part(part, data)
     assert file_state(data) == before
 
 
 def test_another_whole_set_replaces_the_whole_though_a_subset_is_allowed(tmp_path, small_esc10):
     for seed in (0, 1):
         whole = write_esc(tmp_path / str(seed), small_noises(seed=seed))
-        folder = prepare("esc10", 8000, source=whole, data_dir=tmp_path / "data", subset=True)
-        assert about(folder)["source"]["name"] == str(seed) and about(folder)["subset"] is False
+        folder = prepare_part(whole, tmp_path / "data")
+        assert metadata(folder)["origin"]["name"] == str(seed) and metadata(folder)["subset"] is False
 
 
 # What cannot be read ---------------------------------------------------------------------------------------------
@@ -505,13 +514,13 @@ def test_damaged_recording_is_named(tmp_path, damage):
     whole = (root / "audio" / name).read_bytes()
     (root / "audio" / name).write_bytes(destroy(whole))
     with pytest.raises(ValueError) as error:
-        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
+        prepare_part(root, tmp_path / "data")
     assert str(root / "audio" / name) in str(error.value) and "again" in str(error.value)
     assert names_in(tmp_path / "data") == []
     with pytest.raises(FileNotFoundError, match=r'prepare\("esc10", 8000\)'):
         load_clips("esc10", 8000, data_dir=tmp_path / "data")
     (root / "audio" / name).write_bytes(whole)
-    assert len(read_prepared(prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True))) == 11
+    assert len(read_prepared(prepare_part(root, tmp_path / "data"))) == 11
 
 
 def test_missing_recordings_are_named(tmp_path, esc10):
@@ -520,7 +529,7 @@ def test_missing_recordings_are_named(tmp_path, esc10):
     for path in gone:
         path.unlink()
     with pytest.raises(FileNotFoundError, match="lacks 7 of the 50 recordings.*again") as error:
-        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
+        prepare_part(root, tmp_path / "data")
     assert f"audio/{gone[0].name}" in str(error.value) and str(root) in str(error.value)
     assert names_in(tmp_path / "data") == []
 
@@ -530,13 +539,13 @@ def test_folder_in_a_recordings_place_is_missing(tmp_path):
     (root / "audio/1-100-A-0.wav").unlink()
     (root / "audio/1-100-A-0.wav").mkdir()
     with pytest.raises(FileNotFoundError, match="1-100-A-0.wav"):
-        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
+        prepare_part(root, tmp_path / "data")
 
 
 def test_table_of_no_clips(tmp_path):
     write_esc_table(tmp_path / "source", ["1-1-A-5.wav"])  # a cat is not in ESC-10
     with pytest.raises(ValueError, match="no clip of ESC-10"):
-        prepare("esc10", 8000, source=tmp_path / "source", data_dir=tmp_path / "data", subset=True)
+        prepare_part(tmp_path / "source", tmp_path / "data")
     assert names_in(tmp_path / "data") == []
 
 
@@ -566,7 +575,7 @@ def test_environment_and_argument_say_where(tmp_path, esc10, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("ESC_DATA", str(tmp_path / "environment"))
-    argument = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "argument", subset=True)
+    argument = prepare_part(esc10, tmp_path / "argument")
     assert argument == tmp_path / "argument/esc10-8000" and not (tmp_path / "environment").exists()
     assert prepare("esc10", 8000, source=esc10, subset=True) == tmp_path / "environment/esc10-8000"
     assert names_in(tmp_path / "elsewhere") == []
@@ -578,18 +587,18 @@ def test_source_may_be_relative_and_text(tmp_path, monkeypatch):
     write_esc(tmp_path / "here" / "source", small_noises())
     monkeypatch.chdir(tmp_path / "here")
     folder = prepare("esc10", 8000, source="source", data_dir=str(tmp_path / "data"), subset=True)
-    assert about(folder)["source"]["name"] == "source"
+    assert metadata(folder)["origin"]["name"] == "source"
     folder = prepare("esc10", 16000, source=".", data_dir="../data", subset=True)  # the folder that `source` is in
     assert folder == tmp_path / "data/esc10-16000"
     monkeypatch.chdir(tmp_path / "here" / "source")
     folder = prepare("esc10", 44100, source=".", data_dir=tmp_path / "data", subset=True)
-    assert about(folder)["source"]["name"] == "source"
+    assert metadata(folder)["origin"]["name"] == "source"
 
 
 def test_folder_that_cannot_be_made(tmp_path, esc10):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="cannot be written.*data_dir") as error:
-        prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "file" / "data", subset=True)
+        prepare_part(esc10, tmp_path / "file" / "data")
     assert str(tmp_path / "file") in str(error.value)
     assert names_in(tmp_path) == ["file"]
 
@@ -601,10 +610,10 @@ def test_disk_that_is_full_when_all_is_written(tmp_path, esc10, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(os, "fsync", fail)
         with pytest.raises(OSError, match=r"esc10-8000 cannot be written .*make room.*data_dir") as error:
-            prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
+            prepare_part(esc10, tmp_path / "data")
     assert error.value.errno == errno.ENOSPC
     assert names_in(tmp_path / "data") == []
-    prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
+    prepare_part(esc10, tmp_path / "data")
 
 
 def test_samples_that_are_not_numbers(tmp_path):
@@ -629,7 +638,7 @@ def test_disk_that_fills_up_while_clips_are_written(tmp_path, monkeypatch):
         largest_file(1 << 16),
         pytest.raises(OSError, match=r"esc10-8000 cannot be written .*make room.*data_dir") as e,
     ):
-        prepare("esc10", 8000, source=root, data_dir=tmp_path / "data", subset=True)
+        prepare_part(root, tmp_path / "data")
     assert e.value.errno == errno.EFBIG
     assert names_in(tmp_path / "data") == []
     before = 0
@@ -642,7 +651,7 @@ def test_disk_that_fills_up_while_clips_are_written(tmp_path, monkeypatch):
 def test_disk_that_fills_up_while_an_archive_is_unpacked(tmp_path):
     archive = pack(write_esc(tmp_path / "source", {"1-1-A-0.wav": noise(40_000)}), tmp_path / "set.zip")
     with largest_file(1 << 16), pytest.raises(OSError, match="data cannot be written .*make room.*data_dir"):
-        prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
+        prepare_part(archive, tmp_path / "data")
     assert names_in(tmp_path / "data") == []
 
 
@@ -665,7 +674,7 @@ def test_interrupted_run_tidies_up(tmp_path, esc10, monkeypatch, interrupt):
     with monkeypatch.context() as context:
         context.setattr(module, "to_int16", stop)
         with pytest.raises(interrupt):
-            prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
+            prepare_part(esc10, tmp_path / "data")
     assert names_in(tmp_path / "data") == []
 
 
@@ -681,15 +690,15 @@ def test_two_runs_at_once(tmp_path, monkeypatch, other):
             context.setattr(module, "to_int16", original)
             if not faster:
                 faster.append(1)
-                prepare("esc10", 8000, source=roots[other == "another source"], data_dir=tmp_path / "data", subset=True)
+                prepare_part(roots[other == "another source"], tmp_path / "data")
         return original(*arguments)
 
     monkeypatch.setattr(module, "to_int16", overtaken)
-    folder = prepare("esc10", 8000, source=roots[0], data_dir=tmp_path / "data", subset=True)
+    folder = prepare_part(roots[0], tmp_path / "data")
     assert faster and names_in(tmp_path / "data") == ["esc10-8000"]
     clips = read_prepared(folder)  # each run leaves what it was asked for, the later one's stays
     assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in sounds[0].items())
-    assert about(folder)["source"]["name"] == "source 0"
+    assert metadata(folder)["origin"]["name"] == "source 0"
 
 
 KILLED = """
@@ -704,7 +713,7 @@ def killed(*arguments):
     return original(*arguments)
 
 module.to_int16 = killed
-module.prepare("esc10", 8000, source=sys.argv[1], data_dir=sys.argv[2], subset=True)
+module.prepare_part(sys.argv[1], sys.argv[2])
 """
 
 
@@ -715,7 +724,7 @@ def test_killed_run_is_simply_run_again(tmp_path, esc10):
     assert [name for name in names_in(tmp_path / "data") if not name.startswith(".")] == []
     with pytest.raises(FileNotFoundError, match="esc10 has not been prepared at 8000 Hz"):
         load_clips("esc10", 8000, data_dir=tmp_path / "data")
-    folder = prepare("esc10", 8000, source=esc10, data_dir=tmp_path / "data", subset=True)
+    folder = prepare_part(esc10, tmp_path / "data")
     assert {f"audio/{name}" for name in esc_noises()} == set(read_prepared(folder))
     assert len(load_clips("esc10", 8000, data_dir=tmp_path / "data")) == 50
 
@@ -741,12 +750,12 @@ def pack(root, archive, wrapper="ESC-50-33c8ce9"):
 @pytest.mark.parametrize("name", ["ESC-50 master.zip", "ESC-50.tar.gz"])
 def test_archive_as_source(tmp_path, esc10, prepared, name):
     archive = pack(esc10, tmp_path / name)
-    folder = prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
+    folder = prepare_part(archive, tmp_path / "data")
     assert (folder / "clips.npy").read_bytes() == (prepared / "clips.npy").read_bytes()
-    assert about(folder)["source"] == {"name": name, "sha256": about(prepared)["source"]["sha256"]}
+    assert metadata(folder)["origin"] == {"name": name, "sha256": metadata(prepared)["origin"]["sha256"]}
     assert names_in(tmp_path / "data") == ["esc10-8000"]  # what was unpacked is gone
     before = file_state(folder)
-    prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
+    prepare_part(archive, tmp_path / "data")
     assert file_state(folder) == before
 
 
@@ -761,7 +770,7 @@ def test_archive_that_is_cut_off(tmp_path, esc10):
     archive = pack(esc10, tmp_path / "ESC-50.zip")
     archive.write_bytes(archive.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"ESC-50\.zip .*again"):
-        prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
+        prepare_part(archive, tmp_path / "data")
     assert names_in(tmp_path / "data") == []
 
 
@@ -770,7 +779,7 @@ def test_archive_of_something_else(tmp_path):
     (tmp_path / "other/readme.txt").write_text("nothing to hear")
     archive = pack(tmp_path / "other", tmp_path / "other.zip")
     with pytest.raises(FileNotFoundError, match=r"is not ESC-10: expected meta/esc50\.csv"):
-        prepare("esc10", 8000, source=archive, data_dir=tmp_path / "data", subset=True)
+        prepare_part(archive, tmp_path / "data")
     assert names_in(tmp_path / "data") == []
 
 
@@ -827,7 +836,7 @@ def official_esc10(server, monkeypatch, small_esc10):
 
 def test_official_esc10_fetches_its_own_files_once(tmp_path, server, official_esc10):
     folder = prepare("esc10", 8000, data_dir=tmp_path / "data")
-    assert about(folder)["source"]["name"] == "official" and about(folder)["subset"] is False
+    assert metadata(folder)["origin"]["name"] == "official" and metadata(folder)["subset"] is False
     assert len(read_prepared(folder)) == 4
     wanted = ["/index.json", "/raw/meta/esc50.csv", *(f"/raw/audio/{name}" for name in small_noises())]
     assert sorted(server.seen) == sorted(wanted)
@@ -871,7 +880,7 @@ def official_esc50(tmp_path, server, monkeypatch):
 def test_official_esc50(tmp_path, server, official_esc50):
     for rate in (8000, 16000):
         folder = prepare("esc50", rate, data_dir=tmp_path / "data")
-        assert about(folder)["source"]["name"] == "official" and len(read_prepared(folder)) == 4
+        assert metadata(folder)["origin"]["name"] == "official" and len(read_prepared(folder)) == 4
     assert server.seen == ["/archive.zip"]
 
 

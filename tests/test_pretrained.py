@@ -9,7 +9,7 @@ from esc_lib import load_clips, load_run, predict, prepare
 from esc_lib.evaluation.calibration import fit_temperature
 from esc_lib.evaluation.evaluate import as_arrays
 from esc_lib.paths import PRETRAINED
-from esc_lib.results.records import recorded
+from esc_lib.results.records import load_record
 
 RECORD = "m5-esc10-9d4d8840"
 
@@ -22,7 +22,7 @@ def test_it_is_an_ordinary_run_that_learned_from_all_folds():
 
 
 def test_its_temperature_is_that_of_networks_of_the_same_settings_on_clips_they_had_not_learned_from():
-    run, found = load_run(PRETRAINED), recorded(RECORD)
+    run, found = load_run(PRETRAINED), load_record(RECORD)
     assert run.temperature() == pytest.approx(fit_temperature(*as_arrays(found.predictions)), rel=0.01)
     folds = {"train_folds", "eval_folds", "eval_every", "precision"}
     own, others = run.config.to_dict(), found.config.to_dict()
@@ -31,7 +31,7 @@ def test_its_temperature_is_that_of_networks_of_the_same_settings_on_clips_they_
 
 def test_who_made_the_recordings_is_said():
     credits = pd.read_csv(PRETRAINED.parent / "credits.csv")
-    files = recorded(RECORD).predictions["file"]
+    files = load_record(RECORD).predictions["file"]
     numbers = files.str.extract(r"\d-(\d+)-[A-Z]-\d+\.ogg$")[0].astype(int)
     assert sorted(credits["freesound"]) == sorted(numbers.unique())
     assert credits["author"].str.len().min() >= 2 and set(credits["licence"]) == {"CC0", "CC-BY", "CC-Sampling+"}

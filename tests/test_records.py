@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,19 +10,26 @@ import pytest
 import tiny
 
 from esc_lib import cross_validate
-from esc_lib import records as records_module
 from esc_lib.data.datasets import DATASETS
 from esc_lib.models import ARCHITECTURES
 from esc_lib.paths import RESULTS
-from esc_lib.results.records import MEASURED, measured, published, recipe_diff, recorded, save_record
+from esc_lib.results.records import (
+    COLUMNS,
+    load_record,
+    measured_results,
+    published_results,
+    recipe_diff,
+    save_record,
+)
 from esc_lib.training.config import TrainConfig
 
+records_module = sys.modules["esc_lib.results.records"]
 SETS = ["esc10", "esc50", "urbansound8k"]
 RECORDS = sorted(RESULTS.glob("*.json"))
 
 
 def test_published_accuracies_are_percentages_of_known_networks_with_sources():
-    table = published()
+    table = published_results()
     assert set(table["network"]) <= set(ARCHITECTURES)
     assert table["source"].str.len().min() > 20
     assert table[SETS].notna().any(axis=1).all()
@@ -29,7 +37,7 @@ def test_published_accuracies_are_percentages_of_known_networks_with_sources():
 
 
 @pytest.mark.parametrize(
-    ("network", "learning", "column", "accuracy"),
+    ("network", "training", "column", "accuracy"),
     [
         ("envnet", "standard", "esc10", 87.2),
         ("envnetv2", "between-class, strong augmentation", "esc50", 84.9),
@@ -39,10 +47,10 @@ def test_published_accuracies_are_percentages_of_known_networks_with_sources():
         ("acdnet", "between-class, strong augmentation", "esc50", 87.1),
     ],
 )
-def test_published_numbers_are_the_papers(network, learning, column, accuracy):
-    table = published(network)
+def test_published_numbers_are_the_papers(network, training, column, accuracy):
+    table = published_results(network)
     assert set(table["network"]) == {network}
-    rows = table[(table["learning"] == learning) & table[column].notna()]
+    rows = table[(table["training"] == training) & table[column].notna()]
     assert rows[column].tolist() == [accuracy]
 
 
@@ -62,9 +70,9 @@ def found(tmp_path, monkeypatch):
 
 def test_everything_can_be_computed_again_from_a_record(found):
     path = save_record(found)
-    again = recorded(path.stem)
+    again = load_record(path.stem)
     pd.testing.assert_frame_equal(again.runs, found.runs, atol=0.01)
-    assert (again.config, again.about) == (found.config, found.about)
+    assert (again.config, again.data) == (found.config, found.data)
     columns = ["seed", "file", "fold", "true", "predicted"]
     pd.testing.assert_frame_equal(again.predictions[columns], found.predictions[columns])
     np.testing.assert_allclose(
@@ -77,7 +85,7 @@ def test_everything_can_be_computed_again_from_a_record(found):
 def test_a_true_class_that_was_thought_impossible_is_recorded_as_such(found):
     column = f"p_{found.predictions['true'][0]}"
     found.predictions.loc[0, column] = 1.2345e-7
-    assert recorded(save_record(found).stem).predictions.loc[0, column] == pytest.approx(1.2345e-7, rel=1e-3)
+    assert load_record(save_record(found).stem).predictions.loc[0, column] == pytest.approx(1.2345e-7, rel=1e-3)
 
 
 def test_a_smaller_cross_validation_does_not_replace_a_larger_one(found):
@@ -85,18 +93,18 @@ def test_a_smaller_cross_validation_does_not_replace_a_larger_one(found):
     less = records_module.CrossValidation(**{**vars(found), "runs": found.runs[:3]})
     with pytest.raises(ValueError, match=r"is kept.*\(1, 1\)"):
         save_record(less)
-    other = records_module.CrossValidation(**{**vars(found), "about": {**found.about, "subset": False}})
+    other = records_module.CrossValidation(**{**vars(found), "data": {**found.data, "subset": False}})
     with pytest.raises(ValueError, match="is kept: it is of other recordings"):
         save_record(other)
-    assert len(recorded(path.stem).runs) == 6
+    assert len(load_record(path.stem).runs) == 6
 
 
 def test_a_record_says_what_was_done(found):
     record = json.loads(save_record(found).read_text())
     assert record["selection"] == "the last epoch" and record["data"]["subset"] is True
-    assert record["learned_from"]["fold-2-seed-1"] == [1, 3]
-    assert {sitting["run"] for sitting in record["sessions"]} == set(record["learned_from"])
-    assert all(sitting["device"] and sitting["torch"] and sitting["to_epoch"] == 2 for sitting in record["sessions"])
+    assert record["trained_on"]["fold-2-seed-1"] == [1, 3]
+    assert {session["run"] for session in record["sessions"]} == set(record["trained_on"])
+    assert all(session["device"] and session["torch"] and session["to_epoch"] == 2 for session in record["sessions"])
     run = record["runs"][0]
     assert run["accuracy"] == pytest.approx(run["correct"] / run["clips"], abs=1e-6)
     assert run["best"] >= run["accuracy"]
@@ -115,22 +123,22 @@ def test_predictions_that_were_changed_are_refused(found):
     table = gzip.decompress(path.with_suffix(".csv.gz").read_bytes())
     path.with_suffix(".csv.gz").write_bytes(gzip.compress(table.replace(b"0.1", b"0.2", 1)))
     with pytest.raises(ValueError, match="not what .*json was written with"):
-        recorded(path.stem)
+        load_record(path.stem)
 
 
 def test_a_record_that_is_not_there_is_named_beside_those_that_are(found):
     path = save_record(found)
     with pytest.raises(FileNotFoundError, match=f"m4.json.*{path.stem}"):
-        recorded("m4")
+        load_record("m4")
 
 
 def test_the_table_has_a_row_per_record(found):
     save_record(found)
-    (row,) = measured("m3").to_dict("records")
+    (row,) = measured_results("m3").to_dict("records")
     accuracy = found.runs["accuracy"]
-    assert row["accuracy"] == f"{100 * accuracy.mean():.1f}" and row["deviation"] == f"{100 * accuracy.std():.1f}"
+    assert row["accuracy"] == f"{100 * accuracy.mean():.1f}" and row["std"] == f"{100 * accuracy.std():.1f}"
     assert (row["tested on"], row["seeds"], row["epochs"], row["published"]) == ("1 2 3", 2, 2, "")
-    assert measured("m5").empty and list(measured("m5").columns) == MEASURED
+    assert measured_results("m5").empty and list(measured_results("m5").columns) == COLUMNS
 
 
 def test_what_differs_is_said(found):
@@ -138,7 +146,7 @@ def test_what_differs_is_said(found):
     assert text.startswith("2 epochs, not 3; ")
     for part in ("batch_size 11, not 8", "learning_rate 0.002, not 0.001", "crop_samples 400, not 32000"):
         assert part in text
-    assert "folds 1 2 3 alone" in text and "sample_rate" not in text and "Ogg" not in text
+    assert "only folds 1 2 3" in text and "sample_rate" not in text and "Ogg" not in text
     ogg = found.predictions.assign(file=found.predictions["file"].str.replace(".wav", ".ogg"))
     assert "Ogg Vorbis" in recipe_diff(records_module.CrossValidation(*[*vars(found).values()][:-1], ogg))
 
@@ -146,7 +154,7 @@ def test_what_differs_is_said(found):
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 class TestCommitted:
     def test_its_numbers_follow_from_its_predictions(self, path):
-        found = recorded(path.stem)
+        found = load_record(path.stem)
         right = (found.predictions["true"] == found.predictions["predicted"]).groupby(
             [found.predictions["fold"], found.predictions["seed"]]
         )
@@ -160,16 +168,22 @@ class TestCommitted:
         assert (likeliest == found.predictions["predicted"]).mean() > 0.995  # rounded to four digits, some are equal
 
     def test_every_clip_counts_once_for_every_seed(self, path):
-        found = recorded(path.stem)
+        found = load_record(path.stem)
         assert not found.predictions.duplicated(["file", "seed"]).any()
         spec = DATASETS[found.config.dataset]
-        if not found.about["subset"] and found.runs["fold"].nunique() == len(spec.folds):
+        if not found.data["subset"] and found.runs["fold"].nunique() == len(spec.folds):
             assert len(found.predictions) == spec.n_clips * found.runs["seed"].nunique()
 
-    def test_no_run_has_learned_from_its_test_fold(self, path):
+    def test_a_validation_fold_is_named_where_it_chose_the_epoch(self, path):
+        found, record = load_record(path.stem), json.loads(path.read_text())
+        assert bool(found.config.validation_folds) == ("validation" in record["selection"])
+        assert found.config.eval_folds == (found.runs["fold"][0],)
+
+    def test_no_run_was_trained_on_its_test_fold(self, path):
         record = json.loads(path.read_text())
         for run in record["runs"]:
-            assert run["fold"] not in record["learned_from"][f"fold-{run['fold']}-seed-{run['seed']}"]
+            trained_on = record.get("trained_on") or record["learned_from"]  # its name in the first records
+            assert run["fold"] not in trained_on[f"fold-{run['fold']}-seed-{run['seed']}"]
 
     def test_it_is_the_last_epoch_and_names_its_machine_and_no_path(self, path):
         record = json.loads(path.read_text())
@@ -177,14 +191,15 @@ class TestCommitted:
         if record["selection"] == "the last epoch":
             assert all(run["epoch"] == config.epochs for run in record["runs"])
         assert "/" not in config.start_from
-        assert all(sitting["device"] and len(sitting["commit"]) == 40 for sitting in record["sessions"])
+        sessions = record.get("sessions") or record["sittings"]  # their name in the first records
+        assert all(session["device"] and len(session["commit"]) == 40 for session in sessions)
         assert all(run["minutes"] > 0 for run in record["runs"])
 
 
 def test_the_papers_number_stands_beside_ours():
-    rows = measured("m5").set_index("data set")
+    rows = measured_results("m5").set_index("data set")
     assert rows.loc["urbansound8k", "published"] == "63.4" and rows.loc["esc10", "published"] == ""
 
 
 def test_there_are_records():
-    assert len(measured()) == len(RECORDS) > 0
+    assert len(measured_results()) == len(RECORDS) > 0

@@ -123,7 +123,7 @@ import esc_lib.models
 from tiny import TinyNet, config
 esc_lib.models.ARCHITECTURES["tiny"] = TinyNet
 settings = config(epochs=12, eval_every=1, keep_n=2)
-esc_lib.train(settings, sys.argv[1], sys.argv[2], "cpu", run_dir="killed")
+esc_lib.train(settings, data_dir=sys.argv[1], save_dir=sys.argv[2], run_dir="killed", device="cpu")
 """
 
 
@@ -219,7 +219,7 @@ def test_a_state_that_would_execute_code_is_refused(tone_data, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         train(config(epochs=9), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     torch.save({"epoch": Payload()}, tmp_path / "mine" / "training.state")
-    with pytest.raises(ValueError, match=r"training.state cannot be taken up.*would call builtins.print"):
+    with pytest.raises(ValueError, match=r"training.state cannot be resumed from.*would call builtins.print"):
         train(config(epochs=9), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
     assert "executed" not in capsys.readouterr().out
 

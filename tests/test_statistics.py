@@ -3,15 +3,8 @@
 import numpy as np
 import pytest
 
-from esc_lib.evaluation.statistics import (
-    bootstrap_interval,
-    calibration_error,
-    fit_temperature,
-    mcnemar,
-    reliability,
-    wilson_interval,
-    with_temperature,
-)
+from esc_lib.evaluation.calibration import calibration_error, fit_temperature, reliability, with_temperature
+from esc_lib.evaluation.statistics import bootstrap_interval, mcnemar, wilson_interval
 
 
 def drawn(n, temperature, classes=5, seed=0):

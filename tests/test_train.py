@@ -421,7 +421,7 @@ import esc_lib.models
 from tiny import TinyNet, config
 esc_lib.models.ARCHITECTURES["tiny"] = TinyNet
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to Ctrl-C
-esc_lib.train(config(epochs=10**6, eval_every=3), sys.argv[1], sys.argv[2], "cpu")
+esc_lib.train(config(epochs=10**6, eval_every=3), data_dir=sys.argv[1], save_dir=sys.argv[2], device="cpu")
 """
 
 
@@ -488,9 +488,9 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tone_data, tmp_pat
 def test_a_save_dir_that_cannot_be_made_is_named(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file' / 'runs'))}.*save_dir"):
+    with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file' / 'runs'))} cannot be written.*choose another folder"):
         train(config(), data_dir=tone_data, save_dir=tmp_path / "file" / "runs", device="cpu")
-    with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file'))}.*save_dir"):
+    with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file'))} cannot be written.*choose another folder"):
         train(config(), data_dir=tone_data, save_dir=tmp_path / "file", device="cpu")
 
 
@@ -561,9 +561,9 @@ def test_without_evaluation_folds_everything_is_learned_from_and_nothing_tested(
     assert read.checkpoint("last") == {"name": "epoch-0004", "epoch": 4, "eval_acc": None}
     assert [entry["epoch"] for entry in read.checkpoints.values()] == [4, 2]
     assert not read.model().training
-    with pytest.raises(ValueError, match="learned from all folds"):
+    with pytest.raises(ValueError, match="trained on all folds"):
         evaluate(run.path, data_dir=tone_data)
-    with pytest.raises(ValueError, match=r"learned from fold\(s\) \[2\]"):
+    with pytest.raises(ValueError, match=r"trained on fold\(s\) \[2\]"):
         evaluate(run.path, data_dir=tone_data, folds=[2])
 
 

@@ -164,7 +164,7 @@ def test_a_phase_1_that_has_learned_from_the_test_clips_is_refused(phases, tone_
     settings = config(
         architecture="wavemsnet_logmel", start_from=str(first.path), train_folds=[1, 3], eval_folds=[2], freeze_epoch=1
     )
-    with pytest.raises(ValueError, match=r"fold\(s\) \[2\].*not learned from here"):
+    with pytest.raises(ValueError, match=r"fold\(s\) \[2\].*not trained on here"):
         train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
 
 

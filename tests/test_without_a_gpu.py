@@ -31,7 +31,7 @@ def on_a_gpu(monkeypatch):
     for name in ("rand", "randperm", "randint"):
         draw = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *args, draw=draw, generator=None, **kwargs: draw(*args, **kwargs))
-    monkeypatch.setattr(esc_lib.batches, "random_pairs", lambda targets, n, generator: (targets, targets.flip(0)))
+    monkeypatch.setattr(esc_lib.training.batches, "random_pairs", lambda targets, n, generator: (targets, targets.flip(0)))
     monkeypatch.setattr(
         "torchaudio.functional.melscale_fbanks", lambda bins, low, high, bands, *_: torch.empty(bins, bands)
     )

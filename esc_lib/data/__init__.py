@@ -1,7 +1,7 @@
-"""From published recordings to tensors: what the sets are, fetching, preparing, loading and auditing them.
+"""From published recordings to tensors: the data sets, and how they are downloaded, prepared, loaded and audited.
 
-`prepare` packs a set at one sampling rate and `load_clips` opens it as one tensor; `audit` says what is in it. This
-wing knows nothing of networks.
+`prepare` packs a set at one sampling rate, `load_clips` opens it as one tensor, and `audit` reports what is in it.
+Nothing here depends on networks.
 """
 
 from esc_lib.data.audit import audit, describe_clips, formats

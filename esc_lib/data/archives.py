@@ -1,4 +1,4 @@
-"""Unpacking a downloaded archive without ever writing outside its folder."""
+"""Extracting a downloaded archive without ever writing outside its folder."""
 
 import gzip
 import lzma
@@ -18,31 +18,32 @@ from esc_lib.files import atomic_folder
 
 Archive = tarfile.TarFile | zipfile.ZipFile
 
-# What zipfile and tarfile raise for damaged or exotic archives. Plain OSError is the disk's.
+# What zipfile and tarfile raise for damaged or exotic archives. A plain OSError comes from the disk.
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError,
-    RuntimeError,  # encrypted, or packed in a way that zipfile does not implement
+    RuntimeError,  # encrypted, or compressed in a way that zipfile does not support
 )  # fmt: skip
 
 
 def extract(archive: str | Path, target: str | Path, *, max_bytes: int) -> Path:
-    """Unpacks a .zip, .tar or .tar.gz (told apart by content) into the new folder `target`.
+    """Extracts a .zip, .tar or .tar.gz archive, recognised by its content, into the new folder `target`.
 
-    All members are checked before the first is written; `._*` and `__MACOSX` of Macs are left out. `target` appears
-    when all is there.
+    Every member is checked before the first is written; macOS's `._*` and `__MACOSX` are skipped. `target` appears
+    only once it is complete.
 
     Args:
-        target: folder to make.
-        max_bytes: most bytes that the unpacked files may have in all.
+        archive: the file.
+        target: folder to create.
+        max_bytes: upper limit for the total size of the extracted files.
 
     Returns:
         `target`.
 
     Raises:
-        FileExistsError: `target` is there already.
-        ValueError: not a complete archive, or a member that is a link or a device, would lie outside `target`, or takes
-            the sum over `max_bytes`. Nothing is left behind.
-        WriteError: the disk cannot be written. Nothing is left behind.
+        FileExistsError: `target` exists already.
+        ValueError: the archive is incomplete or damaged, or one of its members is a link or a device, would lie outside
+            `target`, or takes the total over `max_bytes`. Nothing is left behind.
+        WriteError: `target` cannot be written. Nothing is left behind.
     """
     archive, target = Path(archive), Path(target)
     if os.path.lexists(target):
@@ -65,7 +66,7 @@ def extract(archive: str | Path, target: str | Path, *, max_bytes: int) -> Path:
 
 
 def _open_archive(archive: Path) -> Archive:
-    """Opens as tar or zip by content. Tar first: a zip stored at a tar's end makes the whole look like a zip."""
+    """Opens a tar or a zip, by content. Tar first: a zip stored at the end of a tar makes the whole look like a zip."""
     return tarfile.open(archive) if tarfile.is_tarfile(archive) else zipfile.ZipFile(archive)
 
 
@@ -73,7 +74,7 @@ def _members(handle: Archive) -> Iterator[tuple[str, str, int, Any]]:
     """Yields (name, "file" or "folder" or "link or device", size in bytes, info object) of each member."""
     if isinstance(handle, zipfile.ZipFile):
         for zipped in handle.infolist():
-            if zipped.header_offset < 0:  # zipfile would seek there: an OSError that looks like the disk's
+            if zipped.header_offset < 0:  # zipfile would seek there and raise an OSError, as if the disk had failed
                 raise zipfile.BadZipFile("its beginning is missing")
             plain = stat.S_IFMT(zipped.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)  # 0: made on Windows
             kind = "link or device" if not plain else "folder" if zipped.is_dir() else "file"
@@ -81,23 +82,23 @@ def _members(handle: Archive) -> Iterator[tuple[str, str, int, Any]]:
         return
     for info in handle:
         kind = "file" if info.isreg() else "folder" if info.isdir() else "link or device"
-        pieces: Any = info.sparse or ()  # of a file with holes: tarfile writes them all, then cuts to the size
+        pieces: Any = info.sparse or ()  # of a sparse file: tarfile writes them all, then truncates the file
         yield info.name, kind, max(info.size, sum(max(0, length) for _, length in pieces)), info
-    handle.fileobj.seek(handle.offset)  # tarfile takes a damaged header, or none, for the end
+    handle.fileobj.seek(handle.offset)  # tarfile takes a damaged or missing header for the end
     if handle.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("the mark at the end is missing")
     while handle.fileobj.read(1 << 16):
-        pass  # gzip compares its checksum only when it is read to its end
+        pass  # gzip verifies its checksum only at the end
 
 
 def _checked_members(handle: Archive, archive: Path, max_bytes: int) -> list[tuple[str, Any]]:
-    """Returns (name, info object) of the members to extract; ValueError names the first that must not be."""
+    """Returns (name, info object) of each member to extract; raises ValueError for the first unsafe one."""
     members, total, files = [], 0, 0
     for name, kind, size, info in tqdm(_members(handle), desc=f"checking {archive.name}", unit="file"):
         total += size
         reason = _refusal(name, kind, size)
         if total > max_bytes:
-            reason = f"takes the sum over max_bytes={max_bytes}, more than this set can hold"
+            reason = f"takes the total over max_bytes={max_bytes}, more than this set can have"
         if reason:
             raise ValueError(f"{archive}: member {name!r} {reason}. Nothing was extracted.")
         if not any(piece == "__MACOSX" or piece.startswith("._") for piece in name.split("/")):
@@ -109,7 +110,7 @@ def _checked_members(handle: Archive, archive: Path, max_bytes: int) -> list[tup
 
 
 def _refusal(name: str, kind: str, size: int) -> str:
-    """Why a member must not be extracted, or "". Holds for Windows and POSIX paths alike."""
+    """Why a member must not be extracted, or "". The same rules apply on Windows and POSIX."""
     if kind not in ("file", "folder") or size < 0:
         return f"is a {kind} of {size} bytes, not a plain file or folder"
     if name.startswith("/") or re.search("(^|/)[A-Za-z]:", name):
@@ -120,7 +121,7 @@ def _refusal(name: str, kind: str, size: int) -> str:
 
 
 def _extract_member(handle: Archive, info: Any, folder: Path) -> None:
-    """Writes one member below `folder`; tarfile and zipfile make sure that it stays there."""
+    """Extracts one member into `folder`; tarfile and zipfile ensure that it stays there."""
     if isinstance(handle, tarfile.TarFile):
         handle.extract(info, folder, set_attrs=False, filter="data")
         return

@@ -1,46 +1,46 @@
-"""What is in a set: what crosses its folds, stands in it twice, is silent, clipped or short, and how it was published.
+"""What is in a set: recordings in several folds, duplicates, silence, clipping, short clips, and file formats.
 
-A network that learned from a recording is tested on it too easily, and from silence there is nothing to learn.
+A test on recordings that were also used for training is too easy, and from silence there is nothing to learn.
 """
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import soundfile
 
 from esc_lib.data.clips import Clips, trim_silence
 from esc_lib.data.datasets import find_root, get_dataset, read_table
 
-PEAK = 32767  # full scale; on the other side 16 bits reach one further
-CLIPPED = 3  # samples in a row at full scale: a loud sound touches it with one, a sound that was cut off stays there
+PEAK = 32767  # full scale of 16-bit samples; -32768 counts too
+CLIPPED = 3  # samples in a row at full scale: a loud sound touches it once, a clipped one stays there
 
 
 def audit(clips: Clips) -> pd.DataFrame:
-    """Counts what one should know of a set before one believes a result on it.
+    """Counts what you should know about a set before you trust a result on it.
 
     Args:
-        clips: of all folds that are used together, in the CPU's memory. Best at the recordings' own rate: resampling
-            rounds off what was clipped, and clips that differ only in the silence before a sound may no longer be
-            equal.
+        clips: all folds that are used together, on the CPU. Best at the recordings' own rate: resampling rounds off
+            clipped peaks, and duplicates that differ in their leading silence may no longer be equal.
 
     Returns:
-        a row per finding: `finding`, `count`, `of` how many recordings, clips or samples, `share` (the one by the
-        other) and `example`, the first or the first two. Digital silence is zeros at both ends of a clip.
+        a row per finding: `finding`, `count`, `of` (how many recordings, clips or samples there are), `share` (`count`
+        divided by `of`) and `example`, the first one or two. Digital silence: the zeros at both ends of a clip.
     """
-    facts = describe_clips(clips).sort_values("sound", kind="stable")  # equal clips beside one another
+    facts = describe_clips(clips).sort_values("sound", kind="stable")  # duplicates side by side
     seconds = get_dataset(clips.dataset).seconds
     limit = round(seconds * clips.sample_rate)
     conditions = {
         "clips of these recordings": facts["crosses_folds"],
-        "clips equal to another of their fold": facts["equal_in_fold"],
-        "clips equal to one of another fold": facts["equal_across_folds"],
-        "clips of zeros only": facts["silent"],
-        "other clips that begin with zeros": facts["zeros_before"] > 0,
-        "other clips that end with zeros": facts["zeros_after"] > 0,
-        "clips that touch full scale": facts["full_scale"],
-        f"clips with {CLIPPED} samples in a row there": facts["clipped"],
+        "duplicates within a fold": facts["equal_in_fold"],
+        "duplicates across folds": facts["equal_across_folds"],
+        "silent clips (all zeros)": facts["silent"],
+        "other clips with leading zeros": facts["zeros_before"] > 0,
+        "other clips with trailing zeros": facts["zeros_after"] > 0,
+        "clips that reach full scale": facts["full_scale"],
+        f"clips with {CLIPPED} samples in a row at full scale": facts["clipped"],
         f"clips shorter than {seconds:g} s": facts["frames"] < limit,
     }
     rows = [_crossing(facts)]
@@ -57,9 +57,9 @@ def describe_clips(clips: Clips) -> pd.DataFrame:
     Returns:
         columns `file`, `fold`, `category`, `recording` and `frames` as in the set's table; `crosses_folds`: whether the
         recording has clips in other folds too; `zeros_before`, `zeros_after`: digital silence at both ends, in
-        samples; `silent`: whether there is nothing but zeros (the two before are 0 then); `sound`: a number, the
-        same for clips with the same samples between the silences; `equal_in_fold`, `equal_across_folds`: whether
-        another clip of the fold, or one of another fold, has the same samples (silent clips are equal to none);
+        samples; `silent`: whether all samples are zero (`zeros_before` and `zeros_after` are 0 then); `sound`: a
+        number, the same for clips with the same samples once the silence is trimmed; `equal_in_fold`,
+        `equal_across_folds`: whether it has a duplicate in its own fold, or in another one (silent clips have none);
         `full_scale`: whether a sample is at full scale; `clipped`: whether `CLIPPED` in a row are.
     """
     trimmed = trim_silence(clips)
@@ -69,7 +69,8 @@ def describe_clips(clips: Clips) -> pd.DataFrame:
     table["zeros_before"] = (trimmed.offsets - clips.offsets).numpy()
     table["zeros_after"] = (clips.frames - trimmed.frames).numpy() - table["zeros_before"]
     table["silent"] = [not waveform.any() for waveform in waveforms]
-    sounds = [hashlib.sha256(w).digest() if w.any() else i for i, w in enumerate(waveforms)]  # no two silent ones alike
+    # Silent clips all differ: they are not counted as duplicates.
+    sounds = [hashlib.sha256(w.tobytes()).digest() if w.any() else i for i, w in enumerate(waveforms)]
     table["sound"] = pd.factorize(pd.Series(sounds, dtype=object))[0]
     table["equal_in_fold"] = table.duplicated(["sound", "fold"], keep=False)
     table["equal_across_folds"] = table.groupby("sound")["fold"].transform("nunique") > 1
@@ -79,7 +80,7 @@ def describe_clips(clips: Clips) -> pd.DataFrame:
 
 
 def formats(dataset: str, source: str | Path) -> pd.DataFrame:
-    """Counts a set's recordings by how they are stored; only their headers are read.
+    """Counts a set's recordings by how they are stored; reads only their headers.
 
     Args:
         dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
@@ -119,9 +120,9 @@ def _samples(facts: pd.DataFrame, limit: int, longest_allowed: str) -> list[tupl
     by_length = facts.sort_values("frames", kind="stable")
     shortest, longest = by_length.iloc[0], by_length.iloc[-1]
     return [
-        ("samples of digital silence", zeros.sum(), facts["frames"].sum(), ""),
-        (f"samples of the shortest clip, of {longest_allowed}", shortest["frames"], limit, shortest["file"]),
-        (f"samples of the longest clip, of {longest_allowed}", longest["frames"], limit, longest["file"]),
+        ("samples of digital silence", int(zeros.sum()), int(facts["frames"].sum()), ""),
+        (f"samples in the shortest clip, of {longest_allowed}", shortest["frames"], limit, shortest["file"]),
+        (f"samples in the longest clip, of {longest_allowed}", longest["frames"], limit, longest["file"]),
     ]
 
 
@@ -130,7 +131,7 @@ def _first(found: pd.Series) -> str:
     return ", ".join(map(str, found.unique()[:2]))
 
 
-def _longest_peak(waveform: np.ndarray) -> int:
-    """Number of samples in the longest run at full scale."""
+def _longest_peak(waveform: npt.NDArray[np.int16]) -> int:
+    """Length of the longest run of samples at full scale."""
     inside = np.flatnonzero((waveform > -PEAK) & (waveform < PEAK))
     return int(np.diff(inside, prepend=-1, append=len(waveform)).max()) - 1

@@ -1,4 +1,4 @@
-"""All clips of a data set as one tensor, with the table of where each starts and what it is."""
+"""All clips of a data set as one tensor, with a table of where each starts and what it is."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from esc_lib.data.datasets import get_dataset, prepared_folder
 
-FULL_SCALE = 32768.0  # of 16-bit samples: 1.0 as a waveform
+FULL_SCALE = 32768.0  # of 16-bit samples; 1.0 in a waveform
 COLUMNS = ("file", "fold", "target", "category", "offset", "frames", "recording")
 
 
@@ -27,7 +27,7 @@ class Clips:
         offsets, frames, targets: first sample, number of samples and class of each clip.
         table: a row per clip as in `clips.csv`; its `offset` and `frames` are the untrimmed clip's.
         dataset: the set's name.
-        classes: names in the order of the targets.
+        classes: class names; a target is an index into them.
         sample_rate: Hz.
         subset: whether the prepared set holds fewer clips than were published.
         source_sha256: hash of the recordings that the set was prepared from.
@@ -51,11 +51,11 @@ class Clips:
         return len(self.table)
 
     def waveform(self, i: int) -> Tensor:
-        """Samples of clip number `i`: `(frames,)` int16, a view."""
+        """The samples of clip `i`, as a view: `(frames,)` int16."""
         return self.samples[self.offsets[i] : self.offsets[i] + self.frames[i]]
 
     def select(self, rows: npt.NDArray[Any]) -> "Clips":
-        """Some of the clips; the samples are shared, not copied.
+        """A selection of the clips; the samples are shared, not copied.
 
         Args:
             rows: a mask `(clips,)` bool, or indices.
@@ -74,14 +74,14 @@ class Clips:
         """The clips of these folds.
 
         Raises:
-            ValueError: there is no clip of one of them.
+            ValueError: one of the folds has no clips here.
         """
         held = sorted(self.table["fold"].unique())
         missing = [fold for fold in folds if fold not in held]
         if missing:
             raise ValueError(
-                f"{self.dataset} at {self.sample_rate} Hz holds no clip of fold(s) {_listed(missing)}: "
-                f"it holds fold(s) {_listed(held)}; name only these, or prepare the whole set"
+                f"{self.dataset} at {self.sample_rate} Hz has no clips of fold(s) {_listed(missing)}, "
+                f"only of fold(s) {_listed(held)}: pass only these, or prepare the whole set"
             )
         return self.select(self.table["fold"].isin(folds).to_numpy())
 
@@ -94,8 +94,8 @@ class Clips:
 def trim_silence(clips: Clips) -> Clips:
     """Trims each clip to its first and last non-zero sample; a clip of nothing but zeros stays whole.
 
-    Many clips of ESC-50 are shorter sounds that were zero-padded: without this, random crops would often be silent.
-    The samples stay where they are, only offsets and lengths change.
+    Many clips of ESC-50 are shorter sounds that were zero-padded: untrimmed, random crops of them would often be
+    silent. The samples stay where they are; only offsets and lengths change.
     """
     offsets, frames = clips.offsets.clone(), clips.frames.clone()
     for i in range(len(clips)):
@@ -115,31 +115,31 @@ def load_clips(
     data_dir: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> Clips:
-    """Opens a set that `prepare` made: one tensor, memory-mapped until it is put on another device.
+    """Opens a prepared set as one tensor, memory-mapped unless it goes to another device.
 
     Args:
         dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
-        sample_rate: Hz that it was prepared at.
+        sample_rate: rate that it was prepared at, in Hz.
         folds: official folds; None for all of them, which is an error if the prepared subset lacks one.
-        data_dir: where data lies, if not in `ESC_DATA` or the repository's `data/`.
-        device: where the tensors shall be.
+        data_dir: data folder; by default `ESC_DATA`, or else the repository's `data/`.
+        device: device of the tensors.
 
     Raises:
         FileNotFoundError: the set has not been prepared at this rate.
-        ValueError: a prepared file is damaged, or a fold is not there.
+        ValueError: unknown set, impossible rate, a damaged file, or a fold without clips.
     """
     folder = prepared_folder(dataset, sample_rate, data_dir)
     metadata = read_metadata(folder)
     table = read_clip_table(folder / "clips.csv")
     try:
-        # Copy-on-write: torch wants writable memory, the file stays as it is.
+        # Copy-on-write: torch needs writable memory, and the file must not change.
         samples = torch.from_numpy(np.load(folder / "clips.npy", mmap_mode="c"))
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{folder / 'clips.npy'} cannot be read ({error}); {how_to_repair(folder)}") from error
     if len(samples) != table["frames"].sum() or len(table) != metadata["clips"]:
         raise ValueError(
             f"{folder}: clips.npy holds {len(samples)} samples and clips.csv {len(table)} clips of "
-            f"{table['frames'].sum()} samples, dataset.json says {metadata['clips']} clips; {how_to_repair(folder)}"
+            f"{table['frames'].sum()} samples, but dataset.json says {metadata['clips']} clips; {how_to_repair(folder)}"
         )
     clips = Clips(
         samples=samples,
@@ -172,7 +172,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         )
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        if "source" in metadata:  # until the word was only for what `prepare` is given
+        if "source" in metadata:  # its name in older sets
             metadata["origin"] = metadata.pop("source")
         missing = {"clips", "classes", "subset", "origin"} - set(metadata)
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
@@ -203,5 +203,5 @@ def how_to_repair(folder: Path) -> str:
     return f"delete {folder} and prepare the set again"
 
 
-def _listed(folds: list) -> str:
+def _listed(folds: Sequence[int]) -> str:
     return ", ".join(str(fold) for fold in folds)

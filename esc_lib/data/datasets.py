@@ -1,4 +1,4 @@
-"""What each data set is: its classes, folds and size, where it comes from, and how its table of clips is read.
+"""The data sets: their classes, folds and sizes, where they come from, and how their tables of clips are read.
 
 Sources: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM MM 2015 (ESC-50 and ESC-10);
 J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research", ACM MM 2014 (UrbanSound8K).
@@ -42,16 +42,16 @@ class Dataset:
 
     Attributes:
         name: as `prepare`, `load_clips` and `recipe` take it.
-        title: as people write it.
-        classes: names in the order of the targets 0, 1, ...
+        title: as it is written in text.
+        classes: class names; targets 0, 1, ... are indices into them.
         fold_sizes: number of clips published in each official fold: `{fold: clips}`.
-        seconds: longest a clip may be; what comes after is cut when the set is prepared.
+        seconds: longest duration of a clip; preparing truncates longer ones.
         table: path of the table of clips inside the set's folder.
         columns: the table's own names for (file, fold, category, recording).
-        licence: under which the recordings are published.
-        max_bytes: most that the unpacked set can have, with room for other formats; an archive of more is refused.
-        url: official download; empty where the set is made here.
-        size, sha256, md5: of the download; None where unknown.
+        licence: of the recordings.
+        max_bytes: upper limit for the extracted set, with room for other formats; larger archives are rejected.
+        url: official download; empty for the set that is generated here.
+        size, sha256, md5: of the download, size in bytes; None where unknown.
     """
 
     name: str
@@ -81,7 +81,7 @@ _ESC_LAYOUT: dict[str, Any] = dict(
     seconds=5.0,
     table="meta/esc50.csv",
     columns=("filename", "fold", "category", "src_file"),
-    max_bytes=1_500_000_000,  # ESC-50 has 0.9 GB, and ESC-10 may be given as the whole of it
+    max_bytes=1_500_000_000,  # ESC-50 takes 0.9 GB, and is accepted as a source of ESC-10
 )
 
 DATASETS = {
@@ -101,7 +101,7 @@ DATASETS = {
             classes=ESC10_CLASSES,
             fold_sizes=dict.fromkeys(range(1, 6), 80),
             licence="CC BY 3.0",
-            # ESC-10 is 400 of ESC-50's files, which can be had one by one: 176 MB instead of 646 MB.
+            # ESC-10 is 400 of ESC-50's files, which can be downloaded one by one: 176 MB instead of 646 MB.
             url=f"https://raw.githubusercontent.com/karolpiczak/ESC-50/{ESC50_COMMIT}/",
             **_ESC_LAYOUT,
         ),
@@ -111,7 +111,7 @@ DATASETS = {
             classes=ESC50_CLASSES,
             fold_sizes=dict.fromkeys(range(1, 6), 400),
             licence="CC BY-NC 3.0",
-            # A pinned commit: the hash of master.zip moves with each edit of the README.
+            # A pinned commit: the hash of master.zip changes with every edit of the README.
             url=f"https://github.com/karolpiczak/ESC-50/archive/{ESC50_COMMIT}.zip",
             size=645_832_161,
             sha256="661183a6f53ef04f12c9bd618fed0ddc1713280d6c94a5a5431e844ba6f6a21f",
@@ -126,7 +126,7 @@ DATASETS = {
             table="metadata/UrbanSound8K.csv",
             columns=("slice_file_name", "fold", "class", "fsID"),
             licence="CC BY-NC 3.0",
-            max_bytes=12_000_000_000,  # as published it has 7 GB
+            max_bytes=12_000_000_000,  # 7 GB as published
             url="https://zenodo.org/records/1203745/files/UrbanSound8K.tar.gz?download=1",
             size=6_023_741_708,
             md5="9aa69802bbf37fb986f71ec1483a196e",
@@ -136,10 +136,10 @@ DATASETS = {
 
 
 def get_dataset(name: str) -> Dataset:
-    """The data set of that name.
+    """The data set with that name.
 
     Raises:
-        ValueError: no such data set; the message lists those there are.
+        ValueError: unknown data set; the message lists the known ones.
 
     >>> get_dataset("esc10").n_clips
     400
@@ -150,10 +150,10 @@ def get_dataset(name: str) -> Dataset:
 
 
 def find_root(dataset: Dataset, folder: str | Path) -> Path:
-    """The folder that holds the set's table: `folder` itself, or the one folder inside it that an archive wraps it in.
+    """The folder with the set's table: `folder` itself, or a folder inside it, as in most archives.
 
     Raises:
-        FileNotFoundError: the table is in neither.
+        FileNotFoundError: the table is not there.
     """
     folder = Path(folder)
     candidates = [folder, *sorted(child for child in folder.glob("*") if child.is_dir())]
@@ -167,11 +167,11 @@ def find_root(dataset: Dataset, folder: str | Path) -> Path:
 
 
 def read_table(dataset: Dataset, root: str | Path) -> pd.DataFrame:
-    """One row per clip of the set, sorted by fold and file name.
+    """The set's table of clips, one row per clip, sorted by fold and file name.
 
     Args:
         dataset: which set.
-        root: folder that holds the set's table and audio (see `find_root`).
+        root: folder with the set's table and audio (see `find_root`).
 
     Returns:
         columns `file` (path below `root`), `fold`, `target` (0, 1, ... in the order of `dataset.classes`),
@@ -208,7 +208,7 @@ def _check_rows(dataset: Dataset, table: pd.DataFrame, path: Path) -> None:
         ("a fold that is not in the set", ~table["fold"].isin(dataset.folds)),
         ("no file name", table["file"].isna()),
         ("a duplicated file name", table["file"].duplicated()),
-        # A table from elsewhere may not lead out of the set's folder.
+        # A table from elsewhere must not point outside the set's folder.
         ("a file name with a folder in it", table["file"].astype(str).str.contains(r"[/\\]")),
     ]
     for problem, rows in problems:
@@ -218,10 +218,15 @@ def _check_rows(dataset: Dataset, table: pd.DataFrame, path: Path) -> None:
 
 
 def prepared_folder(dataset: str, sample_rate: int, data_dir: str | Path | None = None) -> Path:
-    """Where `prepare` puts a set at a rate (Hz) and `load_clips` looks for it.
+    """Where `prepare` stores a set and `load_clips` looks for it.
+
+    Args:
+        dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
+        sample_rate: Hz.
+        data_dir: data folder; by default `ESC_DATA`, or else the repository's `data/`.
 
     Raises:
-        ValueError: no such set, or an impossible rate.
+        ValueError: unknown set, or impossible rate.
 
     >>> prepared_folder("esc10", 16000, data_dir="/sounds").name
     'esc10-16000'

@@ -1,4 +1,4 @@
-"""From a data set's recordings to one packed file: decode, mix to mono, resample, store end to end as int16."""
+"""From a data set's recordings to one packed file: decode, mix down to mono, resample, store end to end as int16."""
 
 import hashlib
 import json
@@ -28,9 +28,10 @@ from esc_lib.data.sources import official_recordings
 from esc_lib.files import atomic_folder, explain_write_errors
 
 Waveform = npt.NDArray[np.float32]
-Item, Result = TypeVar("Item"), TypeVar("Result")
-_AGAIN = "fetch it again"
-# What libsndfile's log says of an ogg cut inside a page, between two pages, and inside its last one.
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_AGAIN = "download it again"
+# In libsndfile's log, if an ogg was cut off inside a page, between two pages, or inside its last one.
 _CUT_OGG = ("without an End-Of-Stream", "Last page lacks an end-of-stream", "Junk after the last page")
 
 
@@ -44,24 +45,25 @@ def prepare(
 ) -> Path:
     """Packs a data set at one sampling rate into `<data_dir>/<dataset>-<sample_rate>/`, ready for `load_clips`.
 
-    Every recording is decoded, averaged to mono, resampled, cut at the set's longest clip (5 s for ESC, 4 s for
-    UrbanSound8K) and rounded to 16 bit. The folder holds `clips.npy`, `clips.csv` and `dataset.json`, and takes its
-    name only when it is complete, so that a run that was killed is simply run again. A set that is prepared already is
-    kept, unless it came from another source.
+    Every recording is decoded, averaged to mono, resampled, truncated to the set's longest duration (5 s for ESC, 4 s
+    for UrbanSound8K) and rounded to 16 bits. The folder holds `clips.npy`, `clips.csv` and `dataset.json`, and gets its
+    name only once it is complete: if a run is killed, run it again. A set that is already prepared is kept, unless
+    `source` holds other recordings.
 
     Args:
         dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
         sample_rate: Hz; the papers use 8000, 16000, 20000 and 44100.
-        source: the extracted set or its archive; None makes the synthetic set and downloads the others.
-        data_dir: where data lies, if not in `ESC_DATA` or the repository's `data/`.
+        source: the extracted set or its archive; None generates the synthetic set and downloads the others.
+        data_dir: data folder; by default `ESC_DATA`, or else the repository's `data/`.
         subset: accept a source with fewer clips than were published, and mark the prepared set as a subset.
 
     Returns:
         the folder.
 
     Raises:
-        ValueError: unknown set, a recording or a table that cannot be read, or clips missing from a whole set.
-        FileNotFoundError: no such source, or no such set in it.
+        ValueError: unknown set, impossible rate, a recording or table that cannot be read, or fewer clips than were
+            published although `subset` is not set.
+        FileNotFoundError: `source` does not exist, is another set, or lacks recordings that its table lists.
         DownloadError: the official download failed.
         WriteError: the folder cannot be written.
     """
@@ -90,7 +92,7 @@ def prepare(
 
 @contextmanager
 def _open_source(spec: Dataset, source: str | Path | None, data: Path) -> Iterator[tuple[str, Path]]:
-    """The source's name (without its path) and a folder with its recordings, for as long as the block lasts."""
+    """The source's name (without its path) and a folder with its recordings, which may exist only inside the block."""
     if source is None:
         yield "official", official_recordings(spec, data / "sources" / spec.name, data / "downloads")
         return
@@ -106,28 +108,28 @@ def _open_source(spec: Dataset, source: str | Path | None, data: Path) -> Iterat
 
 
 def _check_complete(spec: Dataset, table: pd.DataFrame, root: Path, subset: bool) -> bool:
-    """Whether the table is less than the whole set, which the caller must have allowed; every file in it is there."""
+    """Whether the table is a subset. Raises if that is not allowed, or if a file is missing."""
     absent = [file for file in table["file"] if not (root / file).is_file()]
     if absent:
         raise FileNotFoundError(
             f"{root} lacks {len(absent)} of the {len(table)} recordings in {spec.table}: {', '.join(absent[:5])}"
-            f"{', ...' if len(absent) > 5 else ''}; fetch the set again"
+            f"{', ...' if len(absent) > 5 else ''}; download the set again"
         )
     if len(table) == 0:
-        raise ValueError(f"{root / spec.table} lists no clip of {spec.title}")
+        raise ValueError(f"{root / spec.table} lists no clips of {spec.title}")
     sizes = table["fold"].value_counts()
     short = [f"fold {f}: {sizes.get(f, 0)} of {n} clips" for f, n in spec.fold_sizes.items() if sizes.get(f, 0) != n]
-    short += [f"class {name}: no clip" for name in spec.classes if name not in set(table["category"])]
+    short += [f"class {name}: no clips" for name in spec.classes if name not in set(table["category"])]
     if short and not subset:
         raise ValueError(
             f"{root} is not the whole of {spec.title}: {'; '.join(short)}. "
-            "Fetch what is missing, or prepare it as a subset: prepare(..., subset=True)"
+            "Download what is missing, or prepare it as a subset: prepare(..., subset=True)"
         )
     return bool(short)
 
 
 def _is_ready(folder: Path, subset: bool, source_sha256: str | None = None) -> bool:
-    """Whether `folder` holds what is asked for: the whole set (or the subset allowed), from this source if given."""
+    """Whether `folder` holds the whole set (or a subset, if that will do), and from this source if one is given."""
     if not (folder / "dataset.json").is_file():
         return False
     metadata = read_metadata(folder)
@@ -143,13 +145,13 @@ def _refuse_to_replace_whole(folder: Path, subset: bool) -> None:
 
 
 def _hash_recordings(spec: Dataset, table: pd.DataFrame, root: Path) -> str:
-    """SHA-256 over the table and every recording in it: the same recordings have the same hash, wherever they lie."""
+    """SHA-256 of the table and every recording in it: the same recordings have the same hash wherever they are."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         hashes = list(pool.map(lambda file: file_hash(root / file), [spec.table, *table["file"]]))
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-# Audio ----------------------------------------------------------------------------------------------------------
+# Audio -----------------------------------------------------------------------------------------------------------
 
 
 def read_audio(path: str | Path) -> tuple[Waveform, int]:
@@ -162,7 +164,7 @@ def read_audio(path: str | Path) -> tuple[Waveform, int]:
         waveform `(frames,)` float32, full scale at 1.0, and its sampling rate in Hz.
 
     Raises:
-        ValueError: empty, truncated, not audio, or with samples that are not finite.
+        ValueError: the file is empty, truncated, not audio, or has samples that are not finite.
     """
     try:
         with soundfile.SoundFile(path) as file:
@@ -170,10 +172,10 @@ def read_audio(path: str | Path) -> tuple[Waveform, int]:
             log, rate = file.extra_info, file.samplerate
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path} cannot be decoded ({error.error_string}): not audio, or damaged; {_AGAIN}") from error
-    # libsndfile reads what is left of a truncated file and says so in its log alone.
+    # libsndfile decodes what is left of a truncated file and mentions it only in its log.
     cut = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
     if cut or any(sign in log for sign in _CUT_OGG):
-        detail = f": {cut[2]} of {cut[1]} bytes of audio are there" if cut else ""
+        detail = f": it has {cut[2]} of {cut[1]} bytes of audio" if cut else ""
         raise ValueError(f"{path} is truncated{detail}; {_AGAIN}")
     if len(channels) == 0:
         raise ValueError(f"{path} holds no samples; {_AGAIN}")
@@ -183,12 +185,12 @@ def read_audio(path: str | Path) -> tuple[Waveform, int]:
 
 
 def to_int16(waveform: Waveform, rate: int, sample_rate: int, seconds: float) -> npt.NDArray[np.int16]:
-    """Resamples a waveform, cuts it at `seconds` and rounds it to 16 bit.
+    """Resamples a waveform, truncates it to `seconds` and rounds it to 16 bits.
 
     Args:
         waveform: full scale at 1.0.
-        rate, sample_rate: of the waveform, and of the result, in Hz.
-        seconds: longest that the result may be.
+        rate, sample_rate: of the waveform and of the result, in Hz.
+        seconds: longest duration of the result.
 
     Shape:
         `(frames,)` -> `(at most seconds * sample_rate,)`
@@ -198,11 +200,11 @@ def to_int16(waveform: Waveform, rate: int, sample_rate: int, seconds: float) ->
     return np.clip(np.rint(cut * 32768), -32768, 32767).astype(np.int16)
 
 
-# Packing --------------------------------------------------------------------------------------------
+# Packing ---------------------------------------------------------------------------------------------------------
 
 
 def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, metadata: dict[str, Any]) -> None:
-    """Writes the prepared folder, which takes its place when it is complete."""
+    """Writes the prepared folder; an older one is replaced only once the new one is complete."""
     rate = metadata["sample_rate"]
     with atomic_folder(folder, replace=True) as making:
         clips = _map_ahead(lambda file: to_int16(*read_audio(root / file), rate, spec.seconds), table["file"])
@@ -215,7 +217,7 @@ def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, metadata
 
 
 def _map_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 64) -> Iterator[Result]:
-    """`map` on every core (decoding and resampling release Python's lock), at most `ahead` results in advance."""
+    """`map` on every core (decoding and resampling release Python's lock), at most `ahead` results early."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for item in items:
@@ -235,7 +237,7 @@ def _write_end_to_end(path: Path, clips: Iterable[npt.NDArray[np.int16]]) -> lis
             file.write(clip.tobytes())
             frames.append(len(clip))
         file.seek(0)
-        _write_npy_header(file, sum(frames))  # as long as the first: numpy leaves room for the length to grow
+        _write_npy_header(file, sum(frames))  # as long as the first one: numpy leaves room for larger numbers
         os.fsync(file.fileno())
     return frames
 

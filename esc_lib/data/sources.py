@@ -1,4 +1,4 @@
-"""The official recordings of a set: fetched from where their authors publish them, or generated, and verified."""
+"""The official recordings of a set: downloaded from where its authors publish them and verified, or generated."""
 
 import json
 import os
@@ -20,16 +20,19 @@ URBANSOUND8K_MIRROR = "https://s3.amazonaws.com/pytorch-tutorial-assets/UrbanSou
 
 
 def official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
-    """Generates or fetches the set into `folder`, if it is not there already, and returns it.
+    """Downloads or generates the set in `folder`, if it is not there already.
 
     Args:
-        spec: which set.
-        folder: where its recordings shall be.
+        spec: the set.
+        folder: where its recordings go.
         downloads: where archives are kept.
 
+    Returns:
+        `folder`.
+
     Raises:
-        ValueError: what was fetched is not the published set.
-        DownloadError: it cannot be fetched.
+        ValueError: what was downloaded is not the published set.
+        DownloadError: it cannot be downloaded.
         WriteError: it cannot be written.
     """
     if spec.name == "esc10":
@@ -44,7 +47,7 @@ def official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
     try:
         download(spec.url, archive, md5=spec.md5, size=spec.size)
     except DownloadError:
-        archive = downloads / "UrbanSound8K-mirror.tar.gz"  # with a .part of its own, so that the first is kept
+        archive = downloads / "UrbanSound8K-mirror.tar.gz"  # with its own .part, so that the first one is kept
         download(URBANSOUND8K_MIRROR, archive, md5=spec.md5, size=spec.size)
     return extract(archive, folder, max_bytes=spec.max_bytes)
 
@@ -53,7 +56,7 @@ def _fetch_esc50(spec: Dataset, folder: Path, downloads: Path) -> Path:
     archive = download(spec.url, downloads / "ESC-50.zip")
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=downloads) as temporary:
         unpacked = extract(archive, Path(temporary) / "set", max_bytes=spec.max_bytes)
-        if file_hash(archive) != spec.sha256:  # the host does not promise an archive's bytes: its contents count then
+        if file_hash(archive) != spec.sha256:  # GitHub does not guarantee an archive's bytes: check its contents
             _check_esc50_contents(find_root(spec, unpacked), archive)
         with explain_write_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,7 @@ def _fetch_esc50(spec: Dataset, folder: Path, downloads: Path) -> Path:
 
 
 def _check_esc50_contents(root: Path, archive: Path) -> None:
-    hint = f"delete {archive} and prepare again, or fetch the set by hand and pass it as source"
+    hint = f"delete {archive} and prepare again, or download the set by hand and pass it as source"
     found = file_hash(root / "meta/esc50.csv")
     if found != ESC50_TABLE_SHA256:
         raise ValueError(
@@ -71,12 +74,12 @@ def _check_esc50_contents(root: Path, archive: Path) -> None:
     wrong = [path.name for path in sorted((root / "audio").glob("*.wav")) if path.stat().st_size != ESC50_WAV_BYTES]
     if wrong:
         raise ValueError(
-            f"{len(wrong)} wav(s) of the downloaded ESC-50 are not of {ESC50_WAV_BYTES} bytes: {wrong[:5]}; {hint}"
+            f"{len(wrong)} wav(s) of the downloaded ESC-50 do not have {ESC50_WAV_BYTES} bytes: {wrong[:5]}; {hint}"
         )
 
 
 def _fetch_esc10(spec: Dataset, folder: Path) -> Path:
-    """ESC-10's own 400 files, each checked against its published MD5; those that are there are not fetched again."""
+    """Downloads ESC-10's 400 files, each verified by its published MD5; existing ones are not downloaded again."""
     download(spec.url + spec.table, folder / spec.table, sha256=ESC50_TABLE_SHA256)
     index = download(ESC50_MD5_INDEX, folder / "esc50_index_2.0.json")
     try:

@@ -1,19 +1,19 @@
 """The course's built-in data set: ten sounds modelled on ESC-10's classes, made by numpy from a little physics.
 
-No download, no licence, a few seconds: what the notebooks run on by default and the tests always. The files lie in
-ESC-50's own layout (Piczak, "ESC: Dataset for Environmental Sound Classification", ACM MM 2015), so everything that
-reads this data set reads the real one. Sounds are models, not recordings: accuracies on them say whether the code
-learns, nothing about the world.
+It needs no download, no licence and only seconds: the notebooks use it by default, the tests always. The files are in
+ESC-50's own layout (Piczak, "ESC: Dataset for Environmental Sound Classification", ACM MM 2015), so code that reads
+this set reads the real one. The sounds are models, not recordings: an accuracy on them shows whether the code learns,
+and nothing about real sounds.
 
-The classes come in three families that share their spectra and differ in how the sound moves in time:
+The classes form three families; within a family the spectra are similar, and the sounds differ in how they evolve:
 
 - noise: rain (steady), sea_waves (slow swells), crackling_fire (10 to 30 irregular clicks a second);
 - pulses through resonances: clock_tick (1.5 to 4 a second), helicopter (8 to 20), chainsaw (60 to 120);
-- voices: dog (a row of short barks), rooster (short, short, short, long), crying_baby (long, shaking), sneezing (a
-  breath, a burst).
+- voices: dog (a series of short barks), rooster (short, short, short, long), crying_baby (long, with vibrato),
+  sneezing (a breath, a burst).
 
-Every clip goes through a microphone and room of its own (a random equaliser, background noise, level), so that the
-average spectrum alone does not give the class away.
+Every clip has its own microphone and room (a random equaliser, background noise, level), so that the average spectrum
+alone does not give the class away.
 """
 
 import csv
@@ -40,15 +40,15 @@ TARGETS = {
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
 
 Samples = npt.NDArray[Any]
-_FFT = 240_000  # over LENGTH by 0.44 s, so that what rings on at the end of a clip does not wrap round to its start
-_HZ = np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE).astype(np.float32)  # single precision halves the time of the transforms
+_FFT = 240_000  # 0.44 s longer than a clip, so that resonances at its end do not wrap around to its start
+_HZ = np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE).astype(np.float32)  # single precision: the transforms take half the time
 _HZ4 = np.maximum(_HZ, 1) ** 4
 _OCTAVES = np.log2(np.maximum(_HZ, 20) / 20)  # 0 to 10 octaves above 20 Hz
 _TIME = np.arange(LENGTH) / SAMPLE_RATE  # s
 
 
 def _filter(x: Samples, gain: Samples) -> Samples:
-    """Filters (LENGTH,) by a gain, real or complex, for each frequency in _HZ."""
+    """Filters (LENGTH,) with a gain, real or complex, for each frequency in _HZ."""
     return np.fft.irfft(np.fft.rfft(x.astype(np.float32), _FFT) * gain.astype(np.complex64), _FFT)[:LENGTH]
 
 
@@ -65,18 +65,18 @@ def _noise(rng: Generator, tilt: float = 0.0, low: float = 40.0, high: float = 1
 
 
 def _resonate(x: Samples, centres: Samples, widths: Samples) -> Samples:
-    """Sum of resonators (a mass on a spring): each rings at its centre, dying by 8.7 dB every 1 / (pi width) s."""
-    rub = [1j * np.float32(w) * _HZ for w in widths]
-    return _filter(x, sum(r / (np.float32(c**2) - _HZ**2 + r) for c, r in zip(centres, rub, strict=True)))
+    """A sum of resonators (masses on springs): each rings at its centre and decays by 8.7 dB per 1 / (pi width) s."""
+    damping = [1j * np.float32(w) * _HZ for w in widths]
+    return _filter(x, sum(d / (np.float32(c**2) - _HZ**2 + d) for c, d in zip(centres, damping, strict=True)))
 
 
 def _spread(rng: Generator, low: float, high: float, size: int | None = None) -> Any:
-    """Random number(s) between low and high, even on a logarithmic scale, as the ear judges pitch and tempo."""
+    """Random number(s) between low and high, log-uniform: pitch and tempo are perceived on a logarithmic scale."""
     return np.exp(rng.uniform(np.log(low), np.log(high), size))
 
 
 def _drift(rng: Generator, per_second: float) -> Samples:
-    """A slow random curve in [-1, 1], (LENGTH,): straight lines between `per_second` random points a second."""
+    """A slow random curve in [-1, 1], (LENGTH,): `per_second` random points a second, joined by straight lines."""
     points = rng.uniform(-1, 1, int(SECONDS * per_second) + 2)
     return np.interp(_TIME * per_second, np.arange(len(points)), points)
 
@@ -90,7 +90,7 @@ def _clicks(times: Samples, levels: Samples | float) -> Samples:
 
 
 def _ticks(rate: Samples) -> Samples:
-    """Times in seconds at which a wheel turning at `rate` turns a second, (LENGTH,), completes a turn."""
+    """Times in seconds at which a wheel completes a turn; `rate`, (LENGTH,), is its turns per second."""
     return np.flatnonzero(np.diff(np.floor(np.cumsum(rate) / SAMPLE_RATE))) / SAMPLE_RATE
 
 
@@ -114,11 +114,11 @@ def _voice(rng: Generator, pitch: Samples, level: Samples, breath: float) -> Sam
 
 
 def _record(rng: Generator, x: Samples, quiet: float = 0.0, end: float = SECONDS) -> Samples:
-    """What a microphone makes of the sound: background noise, a random equaliser, a level between -1 and -10 dB.
+    """Simulates a recording: background noise, a random equaliser, and a peak level between -10 and -1 dB.
 
     Args:
         x: (LENGTH,) the sound.
-        quiet: probability that the clip is cut to the event and filled up with zeros, as ESC-50 does.
+        quiet: probability that the clip ends after the event and is zero-padded, as in ESC-50.
         end: where the event ends, in seconds.
     """
     x = x / np.max(np.abs(x)) + 10 ** (rng.uniform(-60, -40) / 20) * _noise(rng, rng.uniform(-6, 0))
@@ -155,7 +155,7 @@ def rooster(rng: Generator) -> Samples:
 
 
 def crying_baby(rng: Generator) -> Samples:
-    """Cries of 0.6 to 1.3 s between breaths: pitch 250 to 660 Hz that arches, with a vibrato of 5 to 9 Hz."""
+    """Cries of 0.6 to 1.3 s between breaths: an arching pitch of 250 to 660 Hz, with a vibrato of 5 to 9 Hz."""
     f, start, parts = _spread(rng, 330, 550), rng.uniform(-0.5, 0.3), []
     while start < SECONDS:
         length, top = rng.uniform(0.6, 1.3), f * rng.uniform(1.0, 1.2)
@@ -178,7 +178,7 @@ def sneezing(rng: Generator) -> Samples:
 
 
 def rain(rng: Generator) -> Samples:
-    """Thousands of drops a second: steady noise, and the hundred or so a second that fall nearby."""
+    """Rain: steady noise from thousands of distant drops a second, and a hundred or so nearby ones."""
     count = int(_spread(rng, 60, 300) * SECONDS)
     drops = _resonate(
         _clicks(rng.uniform(0, SECONDS, count), rng.exponential(1, count)),
@@ -248,25 +248,25 @@ SOUNDS: dict[str, Callable[[Generator], Samples]] = {
 }
 
 
-def make_synthetic(root: str | Path, seed: int = 0, clips_per_class: int = 4) -> Path:
+def make_synthetic(root: str | Path, *, seed: int = 0, clips_per_class: int = 4) -> Path:
     """Writes the data set in ESC-50's layout: audio/{FOLD}-{CLIP_ID}-{TAKE}-{TARGET}.wav and meta/esc50.csv.
 
-    Each clip is 5 s at 44.1 kHz, mono, 16 bit. Its random numbers come from (seed, fold, class, index) alone, so a
-    clip does not depend on which others are made, and the same seed gives the same bytes. Every clip is its own
-    source recording: no `src_file` is in two folds.
+    Each clip is 5 s long, at 44.1 kHz, mono, 16-bit. Its random numbers depend only on (seed, fold, class, index), not
+    on the other clips, and the same seed gives the same bytes. Every clip is its own source recording: no `src_file` is
+    in two folds.
 
-    The folder takes its name when it is complete: a run that was killed leaves nothing that looks finished.
+    The folder gets its name only once it is complete: a run that was killed leaves nothing that looks finished.
 
     Args:
-        root: the folder to make.
-        seed: other seeds give other clips, 0 or more.
+        root: the folder to create.
+        seed: 0 or more; another seed gives other clips.
         clips_per_class: clips of each class in each of the 5 folds; 4 makes 200 clips, 88 MB.
 
     Returns:
         `root` as a Path.
 
     Raises:
-        FileExistsError: `root` is there already.
+        FileExistsError: `root` exists already.
         WriteError: it cannot be written.
     """
     root = Path(root)
@@ -287,10 +287,10 @@ def make_synthetic(root: str | Path, seed: int = 0, clips_per_class: int = 4) ->
 
 
 def _write_clip(part: Path, seed: int, fold: int, name: str, index: int) -> tuple[Any, ...]:
-    """Makes one clip, writes it, and returns its row of the table, in the order of COLUMNS."""
+    """Generates one clip, writes it, and returns its row of the table, in the order of COLUMNS."""
     number = list(SOUNDS).index(name)
     x = SOUNDS[name](np.random.default_rng((seed, fold, number, index)))
-    source = fold * 100_000 + number * 1_000 + index  # made up: what in ESC-50 is the Freesound recording's number
+    source = fold * 100_000 + number * 1_000 + index  # made up; in ESC-50, the number of the recording on Freesound
     filename = f"{fold}-{source}-A-{TARGETS[name]}.wav"
     with open(part / "audio" / filename, "wb") as file, wave.open(file) as recording:
         recording.setparams((1, 2, SAMPLE_RATE, LENGTH, "NONE", "not compressed"))

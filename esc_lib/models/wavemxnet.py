@@ -57,8 +57,8 @@ class WaveMxNet(Network):
     that loudness does not matter. It says Glorot and does not say which; here it is the uniform one.
 
     Attributes:
-        STAGES: output channels of the first layer, then of the layers of each stage; a pooling stands before each
-            stage. An empty stage is a pooling alone.
+        STAGES: output channels of the first layer, then of the layers of each stage. There is a pooling before each
+            stage, here at the end of what comes before it. An empty stage is a pooling alone.
 
     Args:
         n_classes: number of outputs.

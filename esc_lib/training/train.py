@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,8 @@ def train(
         KeyboardInterrupt: the user stopped it. The run keeps what was finished.
         WriteError: the run cannot be written; what was written before is kept.
     """
+    import matplotlib.figure  # noqa: F401 # here, because an interrupt while it is imported later would leave it broken
+
     place = pick_device(device)
     if config.precision == "auto":
         config = replace(config, precision=_auto_precision(place, save_dir, run_dir))
@@ -114,8 +116,8 @@ def _new_model(config: TrainConfig, n_classes: int) -> nn.Module:
     if config.start_from:
         first = load_run(config.start_from)
         _check_phase_1(config, first.config)
-        assert isinstance(model, WaveMsNetLogMel)  # TrainConfig allows `start_from` for no other
-        model.load_phase_1(first.model().state_dict())
+        # TrainConfig allows `start_from` for no other network.
+        cast(WaveMsNetLogMel, model).load_phase_1(first.model().state_dict())
     elif config.architecture == "wavemsnet_logmel" and config.freeze_epoch == 1:
         raise ValueError(
             "wavemsnet_logmel is phase 2 of a training: give start_from the run directory of a trained wavemsnet "
