@@ -99,6 +99,11 @@ def plot_windows(windows: pd.DataFrame, title: str = "") -> "Figure":
 def plot_waveforms(waveforms: dict[str, Waveform], sample_rate: int, columns: int = 2) -> "Figure":
     """Waveforms over time in seconds, one small figure each, titled with their names.
 
+    Args:
+        waveforms: by name.
+        sample_rate: Hz.
+        columns: small figures side by side.
+
     Shape:
         each waveform: `(frames,)`, full scale at 1.0
     """
@@ -111,6 +116,9 @@ def plot_waveforms(waveforms: dict[str, Waveform], sample_rate: int, columns: in
 
 def plot_spectrograms(waveforms: dict[str, Waveform], sample_rate: int, columns: int = 2) -> "Figure":
     """Spectrograms, Hz over seconds, one small figure each; black is 80 dB below the maximum of each.
+
+    Args:
+        waveforms, sample_rate, columns: as for `plot_waveforms`.
 
     Shape:
         each waveform: `(frames,)`, full scale at 1.0
@@ -143,6 +151,11 @@ def _small_figures(n: int, columns: int) -> "tuple[Figure, list[Axes]]":
 
 def player(waveform: Waveform, sample_rate: int, seconds: float = 1.5) -> "Audio":
     """A player for the loudest `seconds` of a waveform; short, because the sound is stored in the notebook.
+
+    Args:
+        waveform: the sound.
+        sample_rate: Hz.
+        seconds: at most this much is played.
 
     Shape:
         waveform: `(frames,)`, full scale at 1.0

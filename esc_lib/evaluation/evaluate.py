@@ -26,7 +26,16 @@ Protocol = Callable[[Run, nn.Module, Callable[..., Clips]], tuple[Clips, Tensor,
 
 
 def course_protocol(run: Run, model: nn.Module, load: Callable[..., Clips]) -> tuple[Clips, Tensor, dict[str, Any]]:
-    """Every clip counts; the probabilities of its crops are averaged."""
+    """Every clip counts; the probabilities of its crops are averaged.
+
+    Args:
+        run: the run.
+        model: its network, on the device.
+        load: loads the clips to be tested on, given the settings.
+
+    Shape:
+        probabilities: `(clips, n_classes)`
+    """
     clips = load(run.config)
     return clips, predict_probabilities(model, clips, run.config), {}
 

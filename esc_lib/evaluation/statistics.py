@@ -11,6 +11,10 @@ def wilson_interval(correct: int, clips: int, *, confidence: float = 0.95) -> tu
     It treats the clips as independent: where many were cut from one recording, it is too narrow.
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
 
+    Args:
+        correct, clips: number of correct clips, and of all.
+        confidence: how often such intervals hold the true value.
+
     >>> low, high = wilson_interval(60, 80)
     >>> f"{low:.3f} to {high:.3f}"
     '0.645 to 0.832'

@@ -7,7 +7,15 @@ from esc_lib.models.blocks import Network, check_waveforms, conv_block, he_conv,
 
 
 def conv3x3(n_in: int, n_out: int, *, pool: tuple[int, int] | None = None) -> nn.Sequential:
-    """Convolution of 3 x 3 that keeps the map's size, batch norm, ReLU and pooling."""
+    """Convolution of 3 x 3 that keeps the map's size, batch norm, ReLU and pooling.
+
+    Args:
+        n_in, n_out: channels.
+        pool: size (bands, frames) of the max-pooling's windows; None for none.
+
+    Shape:
+        `(batch, n_in, F, T) -> (batch, n_out, F', T')`
+    """
     return conv_block(he_conv(n_in, n_out, (3, 3), padding=(1, 1)), pool=pool)
 
 
@@ -68,7 +76,7 @@ class ACDNet(Network):
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """The learned time-frequency map: 64 bands by 151 frames of 10 ms."""
+        """The learned map of 64 bands by 151 frames of 10 ms: `(B, 1, 30225)` -> `(B, 1, 64, 151)`."""
         x = x.unsqueeze(2)  # (B, 1, 30225) -> (B, 1, 1, 30225)
         x = self.conv1(x)  # -> (B, 8, 1, 15109)
         x = self.conv2(x)  # -> (B, 64, 1, 7553) -> (B, 64, 1, 151)

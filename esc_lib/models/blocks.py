@@ -60,7 +60,12 @@ def he_conv(
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
 ) -> nn.Conv2d:
-    """Convolution without bias whose weights start He-normal (He et al., ICCV 2015)."""
+    """Convolution without bias whose weights start He-normal (He et al., ICCV 2015).
+
+    Args:
+        n_in, n_out: channels.
+        kernel, stride, padding: (bands, samples or frames), as for `nn.Conv2d`.
+    """
     conv = nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return conv

@@ -46,7 +46,15 @@ def convolve(x: Tensor, conv: nn.Conv2d, *, bias_learns: bool = True) -> Tensor:
 
 
 def fold_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """A convolution and its batch norm at test: the norm's factor and addend of each channel go into the filters."""
+    """A convolution and its batch norm at test: the norm's factor and addend of each channel go into the filters.
+
+    Args:
+        x: input.
+        conv, norm: the layers, `norm` in eval mode.
+
+    Shape:
+        `(batch, in, H, T) -> (batch, out, H', T')`
+    """
     mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     slope = norm.weight * (var + norm.eps).rsqrt()
     offset = -mean if conv.bias is None else conv.bias - mean
@@ -181,6 +189,10 @@ def norm_and_pool(x: Tensor, norm: nn.BatchNorm2d, pool: nn.MaxPool2d | PoolToFr
     Batch norm multiplies by a number and adds another, so the largest value stays the largest (or, where the number is
     negative, the smallest becomes it), and only a few values are left to be normalised. The backward pass needs one
     pass over the map instead of three, because all but those few have a gradient through mean and variance alone.
+
+    Args:
+        x: input.
+        norm, pool: the layers.
 
     Shape:
         `(batch, channels, H, T) -> (batch, channels, H', T')`

@@ -42,7 +42,7 @@ class EnvNet(Network):
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """The learned time-frequency map: 40 bands by 150 frames of 10 ms."""
+        """The learned map of 40 bands by 150 frames of 10 ms: `(B, 1, 24014)` -> `(B, 1, 40, 150)`."""
         x = x.unsqueeze(2)  # (B, 1, 24014) -> (B, 1, 1, 24014)
         x = self.conv1(x)  # -> (B, 40, 1, 24007)
         x = self.conv2(x)  # -> (B, 40, 1, 24000) -> (B, 40, 1, 150)

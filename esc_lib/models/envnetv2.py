@@ -9,7 +9,17 @@ from esc_lib.models.blocks import CHAINER_EPS, Network, check_waveforms, conv_bl
 def conv(
     n_in: int, n_out: int, kernel: tuple[int, int], *, stride: int = 1, pool: tuple[int, int] | None = None
 ) -> nn.Sequential:
-    """Unpadded convolution, batch norm, ReLU and pooling, as the authors' Chainer code has them."""
+    """Unpadded convolution, batch norm, ReLU and pooling, as the authors' Chainer code has them.
+
+    Args:
+        n_in, n_out: channels.
+        kernel: size (bands, samples or frames).
+        stride: along time.
+        pool: size of the max-pooling's windows; None for none.
+
+    Shape:
+        `(batch, n_in, F, T) -> (batch, n_out, F', T')`
+    """
     return conv_block(he_conv(n_in, n_out, kernel, stride=(1, stride)), eps=CHAINER_EPS, pool=pool)
 
 
@@ -51,7 +61,7 @@ class EnvNetV2(Network):
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """The learned time-frequency map: 64 bands by 260 frames of 5.8 ms."""
+        """The learned map of 64 bands by 260 frames of 5.8 ms: `(B, 1, 66650)` -> `(B, 1, 64, 260)`."""
         x = x.unsqueeze(2)  # (B, 1, 66650) -> (B, 1, 1, 66650)
         x = self.conv1(x)  # -> (B, 32, 1, 33294)
         x = self.conv2(x)  # -> (B, 64, 1, 16640) -> (B, 64, 1, 260)

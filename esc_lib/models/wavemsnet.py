@@ -12,13 +12,31 @@ N_FFT, HOP, BANDS, FRAMES = 2048, 150, 96, 441
 def conv(
     n_in: int, n_out: int, kernel: tuple[int, int], *, stride: int = 1, pool: tuple[int, int] | None = None
 ) -> nn.Sequential:
-    """Convolution with bias, padded by half its kernel, batch norm, ReLU and pooling, initialised as by PyTorch."""
+    """Convolution with bias, padded by half its kernel, batch norm, ReLU and pooling, initialised as by PyTorch.
+
+    Args:
+        n_in, n_out: channels.
+        kernel: size (bands, samples or frames).
+        stride: along time.
+        pool: size of the max-pooling's windows; None for none.
+
+    Shape:
+        `(batch, n_in, F, T) -> (batch, n_out, F', T')`
+    """
     padding = (kernel[0] // 2, kernel[1] // 2)
     return conv_block(nn.Conv2d(n_in, n_out, kernel, (1, stride), padding), pool=pool)
 
 
 def branch(kernel: int, stride: int, pool: int) -> nn.Sequential:
-    """One scale: two convolutions along time and a pooling, `(B, 1, 1, 66150)` -> `(B, 32, 1, 441)`."""
+    """One scale: two convolutions along time and a pooling.
+
+    Args:
+        kernel, stride: of the first convolution, in samples.
+        pool: frames of this length, in samples of the second convolution's output.
+
+    Shape:
+        `(batch, 1, 1, 66150) -> (batch, 32, 1, 441)`
+    """
     return nn.Sequential(conv(1, 32, (1, kernel), stride=stride), conv(32, 32, (1, 11), pool=(1, pool)))
 
 
@@ -61,7 +79,7 @@ class WaveMsNet(Network):
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """The learned time-frequency map: 3 x 32 bands by 441 frames of 3.4 ms."""
+        """The learned map of 3 x 32 bands by 441 frames of 3.4 ms: `(B, 1, 66150)` -> `(B, 1, 96, 441)`."""
         x = x.unsqueeze(2)  # (B, 1, 66150) -> (B, 1, 1, 66150)
         scales = [self.branch1(x), self.branch2(x), self.branch3(x)]  # -> 3 x (B, 32, 1, 441)
         return torch.cat(scales, dim=1).transpose(1, 2)  # -> (B, 1, 96, 441)

@@ -15,7 +15,14 @@ def conv(
 ) -> nn.Sequential:
     """Convolution along time that keeps the length (divided by the stride), Glorot-uniform at the start, and its norm.
 
-    With `pooled`, a max-pooling by four follows; its last window may be shorter.
+    Args:
+        n_in, n_out: channels.
+        kernel, stride: along time.
+        relu: whether a ReLU follows.
+        pooled: whether a max-pooling by four follows; its last window may be shorter.
+
+    Shape:
+        `(batch, n_in, 1, T) -> (batch, n_out, 1, T / stride)`, a fourth of that if pooled
     """
     layer = nn.Conv2d(n_in, n_out, (1, kernel), (1, stride), (0, (kernel - stride) // 2))
     nn.init.xavier_uniform_(layer.weight)
@@ -89,7 +96,12 @@ class WaveMxNet(Network):
         nn.init.zeros_(self.fc.bias)
 
     def layer(self, n_in: int, n_out: int, *, pooled: bool) -> nn.Module:
-        """What the stages are made of."""
+        """What the stages are made of.
+
+        Args:
+            n_in, n_out: channels.
+            pooled: whether it ends with a max-pooling by four.
+        """
         return conv(n_in, n_out, 3, pooled=pooled)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +109,7 @@ class WaveMxNet(Network):
         return self.classify(self.features(x))
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Each waveform to mean 0 and standard deviation 1; silence stays 0."""
+        """Each waveform to mean 0 and standard deviation 1, `(B, 1, T)` -> the same; silence stays 0."""
         return F.layer_norm(x, x.shape[2:], eps=1e-10)
 
     def features(self, x: Tensor) -> Tensor:
@@ -133,4 +145,5 @@ class M34Res(WaveMxNet):
     STAGES = ((48,), (48,) * 3, (96,) * 4, (192,) * 6, (384,) * 3)
 
     def layer(self, n_in: int, n_out: int, *, pooled: bool) -> nn.Module:
+        """A residual block."""
         return Residual(n_in, n_out, pooled=pooled)

@@ -48,7 +48,14 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int, *, scale: Tenso
 
 
 def scaled_frames(clips: Clips, index: Tensor, scale: Tensor | None = None) -> Tensor:
-    """How many samples clips have after they were stretched by `scale`: `(batch,)` int64."""
+    """Number of samples of clips after they were stretched.
+
+    Args:
+        clips, index, scale: as for `cut`.
+
+    Shape:
+        index: `(batch,)` -> `(batch,)` int64
+    """
     frames = clips.frames[index]
     return frames if scale is None else (frames * scale).long()
 

@@ -44,7 +44,12 @@ def load_folds(
     data_dir: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> Clips:
-    """The clips of some folds, trimmed if the settings say so; arguments and errors as for `load_split`."""
+    """The clips of some folds, trimmed if the settings say so.
+
+    Args:
+        config, data_dir, device: as for `load_split`, which names the errors too.
+        folds: official folds.
+    """
     clips = load_clips(config.dataset, config.sample_rate, folds=folds, data_dir=data_dir)
     return (trim_silence(clips) if config.trim_silence else clips).to(device)
 
@@ -146,6 +151,9 @@ def train_step(
         model: the network, in training mode.
         optimizer: of its parameters.
         x, label: a batch, as `batches` makes them.
+
+    Shape:
+        x: `(batch, 1, crop_samples)`; label: `(batch,)` int64 or `(batch, n_classes)` float32
 
     Returns:
         the batch's mean loss and its number of correct examples, both before the update; on its device, so that the

@@ -107,7 +107,13 @@ def auto_precision(device: torch.device) -> str:
 
 
 def time_call(call: Callable[[], object], device: torch.device, *, times: int = 1) -> float:
-    """Seconds that a call takes, from an idle device to an idle device; the mean of several calls in a row."""
+    """Seconds that a call takes, from an idle device to an idle device.
+
+    Args:
+        call: what is timed.
+        device: where it computes.
+        times: calls in a row, whose mean is returned.
+    """
     _synchronize(device)
     start = time.perf_counter()
     for _ in range(times):

@@ -16,7 +16,15 @@ CROPS_PER_BATCH = 160
 
 
 def predict_probabilities(model: nn.Module, clips: Clips, config: TrainConfig) -> Tensor:
-    """`class_probabilities` with a run's settings: its crops, in its precision."""
+    """`class_probabilities` with a run's settings: its crops, in its precision.
+
+    Args:
+        model, clips: as for `class_probabilities`.
+        config: the settings.
+
+    Shape:
+        `(clips, n_classes)` float32, rows sum to 1, on the CPU
+    """
     with precision_context(config.precision, clips.samples.device):
         return class_probabilities(
             model, clips, config.crop_samples, n_crops=config.crops, pad=config.pad, min_peak=config.min_peak
