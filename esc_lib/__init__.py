@@ -13,15 +13,6 @@ from esc_lib.models import build_model
 from esc_lib.training import load_run, recipe, train
 
 __all__ = [
-    "build_model",
-    "calibrate",
-    "cross_validate",
-    "evaluate",
-    "fetch_run",
-    "load_clips",
-    "load_run",
-    "predict",
-    "prepare",
-    "recipe",
-    "train",
-]
+    "build_model", "calibrate", "cross_validate", "evaluate", "fetch_run", "load_clips", "load_run", "predict",
+    "prepare", "recipe", "train",
+]  # fmt: skip

@@ -1,7 +1,6 @@
 """Tiny data sets for the tests: sounds, folders in the layouts of ESC-50 and UrbanSound8K, and `Clips` made by hand."""
 
 import csv
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -68,17 +67,17 @@ def write_rows(path: Path, columns: list[str], rows: list[list]) -> None:
 
 
 def write_esc_table(root: Path, names: list[str]) -> None:
-    """ESC-50's table of the files `{fold}-{source}-{take}-{target}.{ending}`."""
+    """ESC-50's table of the files `{fold}-{recording}-{take}-{target}.{ending}`."""
     rows = []
     for name in names:
-        fold, source, take, target = Path(name).stem.split("-")
+        fold, recording, take, target = Path(name).stem.split("-")
         esc10 = int(target) in ESC10_ORDER
-        rows.append([name, fold, target, ESC50_NAMES[int(target)], esc10, source, take])
+        rows.append([name, fold, target, ESC50_NAMES[int(target)], esc10, recording, take])
     write_rows(root / "meta" / "esc50.csv", ESC_COLUMNS, rows)
 
 
 def write_esc(root: Path, sounds: dict[str, np.ndarray], rate: int = 8000) -> Path:
-    """A folder in ESC-50's layout; `sounds` are samples by file name `{fold}-{source}-{take}-{target}.{ending}`."""
+    """A folder in ESC-50's layout; `sounds` are samples by file name `{fold}-{recording}-{take}-{target}.{ending}`."""
     for name, samples in sounds.items():
         write_sound(root / "audio" / name, samples, rate)
     write_esc_table(root, list(sounds))
@@ -96,8 +95,8 @@ def write_urbansound8k(root: Path, sounds: dict[tuple[int, str], np.ndarray], ra
     rows = []
     for (fold, name), samples in sounds.items():
         write_sound(root / "audio" / f"fold{fold}" / name, samples, rate)
-        source, target = name.split("-")[:2]
-        rows.append([name, source, 0.0, 1.0, 1, fold, target, URBANSOUND8K_NAMES[int(target)]])
+        recording, target = name.split("-")[:2]
+        rows.append([name, recording, 0.0, 1.0, 1, fold, target, URBANSOUND8K_NAMES[int(target)]])
     write_rows(root / "metadata" / "UrbanSound8K.csv", URBANSOUND8K_COLUMNS, rows)
     return root
 
@@ -114,14 +113,7 @@ def read_prepared(folder: Path) -> dict[str, np.ndarray]:
 def file_state(folder: Path) -> dict[str, tuple]:
     """What changes whenever a file is written again: inode, time and content of each file below `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): (
-            path.stat().st_ino,
-            path.stat().st_mtime_ns,
-            hashlib.sha256(path.read_bytes()).hexdigest(),
-        )
-        for path in files
-    }
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 # Clips -----------------------------------------------------------------------------------------------------------
@@ -142,7 +134,7 @@ def make_clips(waveforms: list, folds: list[int] | None = None, targets: list[in
             "category": [classes[target] for target in targets],
             "offset": offsets,
             "frames": frames,
-            "source": range(len(frames)),
+            "recording": range(len(frames)),
         }
     )
     return Clips(

@@ -52,6 +52,14 @@ def starts_of(crops, frames, length):
     return np.array(starts)
 
 
+def assert_even(starts, places):
+    """Each place is reached, none beyond, and all are as likely (chi-square)."""
+    counts = np.bincount(starts, minlength=places)
+    assert len(counts) == places and counts.all()
+    expected, freedom = len(starts) / places, places - 1
+    assert np.sum((counts - expected) ** 2) / expected <= freedom + 4 * np.sqrt(2 * freedom)
+
+
 # Silence ---------------------------------------------------------------------------------------------------------
 
 
@@ -62,12 +70,6 @@ def trimmed(waveform):
     clips = trim_silence(make_clips([before, waveform, after]))
     assert np.array_equal(clips.waveform(0).numpy(), before) and np.array_equal(clips.waveform(2).numpy(), after)
     return clips.waveform(1).numpy()
-
-
-def test_sound_at_40_to_59_of_100_leaves_20_samples():
-    waveform = np.zeros(100, np.int16)
-    waveform[40:60] = loud(20)
-    assert np.array_equal(trimmed(waveform), loud(20))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,7 @@ def test_sound_at_40_to_59_of_100_leaves_20_samples():
         ([-7, 0, 0], [-7]),
         ([0, -32768, 0], [-32768]),
         ([1, 2, 3], [1, 2, 3]),
+        ([0] * 40 + [4] * 20 + [0] * 40, [4] * 20),
         ([0, 0, 0], [0, 0, 0]),
         ([0], [0]),
         ([9], [9]),
@@ -120,27 +123,15 @@ def test_crops_of_a_trimmed_clip_hold_nothing_of_what_was_cut_off():
 # Random crops ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("frames", "length"), [(100, 16), (100, 17), (7, 20), (7, 21), (1, 8), (1, 9), (9, 1), (5, 5)])
-def test_random_crops_are_slices_of_the_padded_clip(frames, length):
+@pytest.mark.parametrize(
+    ("frames", "length"),
+    [(100, 16), (100, 17), (20, 8), (20, 9), (3, 12), (7, 20), (7, 21), (1, 8), (1, 9), (9, 1), (5, 5)],
+)
+def test_random_crops_are_slices_of_the_padded_clip_and_every_place_is_as_likely(frames, length):
     clips, index = among_loud_ones(ramp(frames))
-    crops = crops_of(clips, index.repeat(500), length)
-    assert crops.shape == (500, 1, length) and crops.dtype == torch.float32
-    starts = starts_of(crops, frames, length)  # each crop is compared there
-    places = frames + 2 * (length // 2) - length + 1
-    assert starts.min() == 0 and starts.max() == places - 1  # both ends are reached, and nothing beyond
-
-
-@pytest.mark.parametrize(("frames", "length"), [(20, 8), (20, 9), (3, 12), (3, 13)])
-def test_every_place_is_as_likely(frames, length):
-    draws = 20_000
-    clips, index = among_loud_ones(ramp(frames))
-    starts = starts_of(crops_of(clips, index.repeat(draws), length, seed=1), frames, length)
-    places = frames + 2 * (length // 2) - length + 1
-    counts = np.bincount(starts, minlength=places)
-    assert len(counts) == places
-    chi_square = np.sum((counts - draws / places) ** 2) / (draws / places)
-    freedom = places - 1
-    assert chi_square < freedom + 4 * np.sqrt(2 * freedom)
+    crops = crops_of(clips, index.repeat(10_000), length)
+    assert crops.shape == (10_000, 1, length) and crops.dtype == torch.float32
+    assert_even(starts_of(crops, frames, length), places=frames + 2 * (length // 2) - length + 1)
 
 
 def test_clips_of_a_batch_are_cropped_each_by_itself():
@@ -217,12 +208,16 @@ def test_even_crops_stand_clip_by_clip():
 # Neighbours ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [1, 2, 99, 100, 3000])
-def test_nothing_leaks_in_from_the_neighbours(length):
+@pytest.mark.parametrize("length", [1, 2, 99, 100, 300, 3000])
+@pytest.mark.parametrize("scale", [None, 0.8, 1.0, 1.25])
+def test_nothing_leaks_in_from_the_neighbours(length, scale):
     clips, index = among_loud_ones(np.zeros(100), np.zeros(1), np.zeros(40))
-    assert not crops_of(clips, index.repeat(300), length).any()
-    for n_crops in (1, 2, 10):
-        assert not even_crops(clips, index, length, n_crops).any()
+    scales = None if scale is None else torch.full((300,), scale, dtype=torch.float64)
+    for pad in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        assert not random_crops(clips, index.repeat(100), length, generator, pad=pad, scale=scales).any()
+        for n_crops in (1, 2, 10):
+            assert not even_crops(clips, index, length, n_crops, pad=pad).any()
 
 
 def test_crops_at_the_ends_of_all_samples():
@@ -282,47 +277,34 @@ def test_each_clip_of_a_batch_has_its_own_start_and_scale():
     np.testing.assert_allclose(crops[:, 0].numpy(), expected, rtol=0, atol=1e-6)
 
 
-def test_scale_1_changes_nothing():
-    clips, index = among_loud_ones(loud(500), loud(30))
-    start = torch.tensor([-10, 5])
-    assert torch.equal(
-        cut(clips, index, start, 200, scale=torch.ones(2, dtype=torch.float64)), cut(clips, index, start, 200)
-    )
-
-
-def test_at_the_end_of_the_data_set_nothing_is_mixed_in():
-    clips, index, start = make_clips([loud(30), [32767], [0]]), torch.arange(3), torch.zeros(3, dtype=torch.int64)
-    crops = cut(clips, index, start, 40, scale=torch.ones(3, dtype=torch.float64))
-    assert torch.equal(crops, cut(clips, index, start, 40))
-    assert not crops[2].any() and not cut(clips, index[2:], start[2:], 40, scale=torch.tensor([1.25]).double()).any()
+def test_scale_1_changes_nothing_and_nothing_is_mixed_in_at_the_end_of_the_data_set():
+    clips, start = make_clips([loud(500), loud(30), [32767], [0]]), torch.tensor([-10, 5, 0, 0])
+    index, ones = torch.arange(4), torch.ones(4, dtype=torch.float64)
+    crops = cut(clips, index, start, 200, scale=ones)
+    assert torch.equal(crops, cut(clips, index, start, 200)) and crops[:3].any(dim=2).all() and not crops[3].any()
+    assert not cut(clips, index[3:], start[3:], 40, scale=1.25 * ones[3:]).any()
 
 
 @pytest.mark.parametrize("scale", [0.8, 1.25])
 def test_a_tone_of_a_longer_clip_is_lower(scale):
     clips, index = among_loud_ones(np.rint(32767 * tone(200, rate=8000, amplitude=0.9)))
-    wave = cut(clips, index, torch.tensor([0]), int(8000 * scale), scale=torch.tensor([scale], dtype=torch.float64))[
-        0, 0
-    ]
+    scales = torch.tensor([scale], dtype=torch.float64)
+    wave = cut(clips, index, torch.tensor([0]), int(8000 * scale), scale=scales)[0, 0]
     peak_hz = torch.fft.rfft(wave).abs().argmax() * 8000 / len(wave)
     assert peak_hz.item() == pytest.approx(200 / scale, abs=1)
     assert wave.abs().max() == pytest.approx(0.9, abs=0.01)
 
 
-def test_scales_are_uniform_in_their_logarithm():
-    scales = random_scales(20_000, torch.Generator().manual_seed(0))
-    assert scales.shape == (20_000,) and scales.dtype == torch.float64
-    assert scales.min() >= 0.8 and scales.max() <= 1.25
-    exponents = scales.log().numpy() / np.log(1.25)
-    assert furthest_from_uniform(exponents, -1, 1) < 2 / np.sqrt(20_000)
-    assert abs(exponents.mean()) < 0.02 and 0.49 < np.mean(exponents > 0) < 0.51
-
-
-def test_gains_are_uniform_in_decibels():
-    gains = random_gains(20_000, torch.Generator().manual_seed(0))
-    assert gains.shape == (20_000,) and gains.dtype == torch.float32
-    assert gains.min() >= 10 ** (-6 / 20) - 1e-6 and gains.max() <= 10 ** (6 / 20) + 1e-6
-    decibels = 20 * np.log10(gains.double().numpy())
-    assert furthest_from_uniform(decibels, -6.0001, 6.0001) < 2 / np.sqrt(20_000)
+@pytest.mark.parametrize(
+    ("draw", "dtype", "base", "bound"),
+    [(random_scales, torch.float64, 1.25, 1), (random_gains, torch.float32, 10 ** (1 / 20), 6.0001)],
+)
+def test_scales_are_uniform_in_their_logarithm_and_gains_in_decibels(draw, dtype, base, bound):
+    values = draw(20_000, torch.Generator().manual_seed(0))
+    assert values.shape == (20_000,) and values.dtype == dtype
+    exponents = np.log(values.double().numpy()) / np.log(base)
+    assert furthest_from_uniform(exponents, -bound, bound) < 2 / np.sqrt(20_000)
+    assert abs(exponents.mean()) < 0.02 * bound and 0.49 < np.mean(exponents > 0) < 0.51
 
 
 @pytest.mark.parametrize("draw", [random_scales, random_gains])
@@ -352,17 +334,12 @@ def test_random_crops_of_longer_and_shorter_clips_reach_both_ends(scale, pad):
 
 @pytest.mark.parametrize(("frames", "length"), [(30, 8), (30, 9), (30, 30), (31, 30), (17, 1)])
 def test_without_padding_random_crops_lie_inside_the_clip_and_every_place_is_as_likely(frames, length):
-    draws = 10_000
     clips, index = among_loud_ones(ramp(frames))
-    crops = random_crops(clips, index.repeat(draws), length, torch.Generator().manual_seed(1), pad=False)
+    crops = random_crops(clips, index.repeat(10_000), length, torch.Generator().manual_seed(1), pad=False)
     values = (crops[:, 0].double().numpy() * 32768).round()
     starts = values[:, 0].astype(int) - 1
     assert np.array_equal(values, ramp(frames)[starts[:, None] + np.arange(length)])
-    places = frames - length + 1
-    counts = np.bincount(starts, minlength=places)
-    assert len(counts) == places and counts.all()  # from the first place to the last
-    chi_square = np.sum((counts - draws / places) ** 2) / (draws / places)
-    assert chi_square <= (places - 1) + 4 * np.sqrt(2 * (places - 1))
+    assert_even(starts, places=frames - length + 1)
 
 
 @pytest.mark.parametrize(("frames", "length"), [(7, 20), (7, 21), (1, 9), (19, 20)])
@@ -390,15 +367,3 @@ def test_without_padding_even_crops_go_from_the_first_sample_to_the_last(frames,
 def test_without_padding_a_single_even_crop_is_the_middle_one():
     clips, index = among_loud_ones(ramp(1000))
     assert even_crops(clips, index, 100, 1, pad=False)[0, 0, 0].item() * 32768 == 451
-
-
-@pytest.mark.parametrize("length", [1, 2, 99, 100, 300])
-@pytest.mark.parametrize("scale", [0.8, 1.0, 1.25])
-def test_nothing_leaks_in_from_the_neighbours_without_padding_or_at_another_scale(length, scale):
-    clips, index = among_loud_ones(np.zeros(100), np.zeros(1), np.zeros(40))
-    index, generator = index.repeat(300), torch.Generator().manual_seed(0)
-    scales = torch.full((900,), scale, dtype=torch.float64)
-    for pad in (True, False):
-        assert not random_crops(clips, index, length, generator, pad=pad, scale=scales).any()
-    for n_crops in (1, 2, 10):
-        assert not even_crops(clips, index[:3], length, n_crops, pad=False).any()

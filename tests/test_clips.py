@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from sound_files import ESC10_ORDER, ESC50_NAMES, SHARED_DATA, esc_noises, make_clips, noise, write_esc
 
 from esc_lib import load_clips, prepare
+from esc_lib.data.clips import COLUMNS
 
 SOUNDS = {f"audio/{name}": samples for name, samples in esc_noises().items()}
 
@@ -59,8 +61,8 @@ def test_what_it_says_about_itself(data):
     clips = load_clips("esc10", 8000, data_dir=data)
     assert (clips.dataset, clips.sample_rate, clips.subset) == ("esc10", 8000, True)
     assert clips.classes == tuple(ESC50_NAMES[number] for number in ESC10_ORDER)
-    about = json.loads((data / "esc10-8000/dataset.json").read_text())
-    assert clips.source_sha256 == about["source"]["sha256"]
+    metadata = json.loads((data / "esc10-8000/dataset.json").read_text(encoding="utf-8"))
+    assert clips.source_sha256 == metadata["origin"]["sha256"]
 
 
 def test_environment_says_where(data, tmp_path, monkeypatch):
@@ -123,16 +125,16 @@ def test_folds_after_loading_are_the_folds_of_loading(data):
 
 def test_fold_that_is_not_there_is_named_with_those_that_are(data):
     for folds in ([1, 6, 7], (7, 6)):
-        with pytest.raises(ValueError, match=r"no clip of fold\(s\) (6, 7|7, 6): it holds fold\(s\) 1, 2, 3, 4, 5;"):
+        with pytest.raises(ValueError, match=r"no clips of fold\(s\) (6, 7|7, 6), only of fold\(s\) 1, 2, 3, 4, 5:"):
             load_clips("esc10", 8000, folds=folds, data_dir=data)
     few = load_clips("esc10", 8000, folds=[2, 4], data_dir=data)
-    with pytest.raises(ValueError, match=r"no clip of fold\(s\) 3: it holds fold\(s\) 2, 4;"):
+    with pytest.raises(ValueError, match=r"no clips of fold\(s\) 3, only of fold\(s\) 2, 4:"):
         few.in_folds([2, 3])
 
 
 def test_folds_of_a_subset_have_to_be_named(tmp_path):
     prepare("esc10", 8000, source=write_esc(tmp_path / "part", esc_noises(range(1, 3))), data_dir=tmp_path, subset=True)
-    with pytest.raises(ValueError, match=r"fold\(s\) 3, 4, 5: it holds fold\(s\) 1, 2; name only these"):
+    with pytest.raises(ValueError, match=r"fold\(s\) 3, 4, 5, only of fold\(s\) 1, 2: pass only these"):
         load_clips("esc10", 8000, data_dir=tmp_path)
     assert len(load_clips("esc10", 8000, folds=[1, 2], data_dir=tmp_path)) == 20
 
@@ -181,34 +183,24 @@ def test_unknown_set_and_rate(data):
 
 
 def without_column(name):
-    def damage(path):
-        pd.read_csv(path).drop(columns=name).to_csv(path, index=False)
-
-    return damage
+    return lambda path: pd.read_csv(path).drop(columns=name).to_csv(path, index=False)
 
 
 def shortened(number):
+    return lambda path: path.write_bytes(path.read_bytes()[:number])
+
+
+def changed_json(change):
     def damage(path):
-        path.write_bytes(path.read_bytes()[:number])
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        change(metadata)
+        path.write_text(json.dumps(metadata), encoding="utf-8")
 
     return damage
-
-
-def without_key(key):
-    def damage(path):
-        about = json.loads(path.read_text())
-        del about[key]
-        path.write_text(json.dumps(about))
-
-    return damage
-
-
-def with_another_number_of_clips(path):
-    path.write_text(json.dumps({**json.loads(path.read_text()), "clips": 49}))
 
 
 def without_last_line(path):
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
 
 
 def with_one_sample_more(path):
@@ -229,16 +221,16 @@ DAMAGE = [
     ("clips.csv", shortened(800)),
     ("clips.csv", shortened(-40)),
     ("clips.csv", lambda path: path.write_bytes(b"\xff\xfe\x00\x01" * 100)),
-    ("clips.csv", lambda path: path.write_text('file,fold\n"no end')),
+    ("clips.csv", lambda path: path.write_bytes(b'file,fold\n"no end')),
     ("clips.csv", without_last_line),
-    *(("clips.csv", without_column(name)) for name in ("file", "fold", "target", "category", "offset", "frames")),
-    ("dataset.json", with_another_number_of_clips),
+    *(("clips.csv", without_column(name)) for name in COLUMNS),
+    ("dataset.json", changed_json(lambda metadata: metadata.update(clips=49))),
     ("dataset.json", shortened(0)),
     ("dataset.json", shortened(100)),
     ("dataset.json", lambda path: path.write_bytes(b"\xff\xfe\x00\x01")),
-    ("dataset.json", lambda path: path.write_text("[]")),
-    ("dataset.json", lambda path: path.write_text("17")),
-    *(("dataset.json", without_key(key)) for key in ("clips", "classes", "subset", "source")),
+    ("dataset.json", lambda path: path.write_bytes(b"[]")),
+    ("dataset.json", lambda path: path.write_bytes(b"17")),
+    *(("dataset.json", changed_json(methodcaller("pop", key))) for key in ("clips", "classes", "subset", "origin")),
 ]
 
 
@@ -255,6 +247,21 @@ def test_set_without_its_description_is_not_prepared(copied):
     (copied / "dataset.json").unlink()
     with pytest.raises(FileNotFoundError, match=r'prepare\("esc10", 8000\)'):
         load_clips("esc10", 8000, data_dir=copied.parent)
+
+
+def test_set_of_before_the_words_changed_is_still_read_and_kept(copied):
+    new = load_clips("esc10", 8000, data_dir=copied.parent)
+    table, metadata = copied / "clips.csv", copied / "dataset.json"
+    table.write_text(table.read_text(encoding="utf-8").replace("recording", "source", 1), encoding="utf-8")
+    changed_json(lambda metadata: metadata.update(source=metadata.pop("origin")))(metadata)
+    before = metadata.read_bytes()
+    old = load_clips("esc10", 8000, data_dir=copied.parent)
+    pd.testing.assert_frame_equal(old.table, new.table)
+    assert old.source_sha256 == new.source_sha256 and len(new.source_sha256) == 64
+    source = write_esc(copied.parent / "source", esc_noises())
+    for path in (None, source):
+        prepare("esc10", 8000, source=path, data_dir=copied.parent, subset=True)
+    assert metadata.read_bytes() == before
 
 
 # Real recordings -------------------------------------------------------------------------------------------------

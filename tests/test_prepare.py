@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import hashlib
 import importlib
 import json
 import os
@@ -36,8 +37,8 @@ from sound_files import (
 
 from esc_lib import load_clips, prepare
 from esc_lib.data.clips import trim_silence
-from esc_lib.data.datasets import DATASETS, get_dataset
-from esc_lib.data.download import DownloadError, file_hash
+from esc_lib.data.datasets import DATASETS
+from esc_lib.data.download import DownloadError
 from esc_lib.data.prepare import read_audio
 from esc_lib.files import WriteError
 from esc_lib.training.augment import even_crops, random_crops
@@ -78,6 +79,12 @@ def prepare_sounds(sounds, tmp_path, sample_rate=8000, rate=8000):
 
 def metadata(folder):
     return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+
+
+def holds(folder, sounds):
+    """Whether a prepared set has these samples, by the name of the file, and no others."""
+    clips = read_prepared(folder)
+    return len(clips) == len(sounds) and all(np.array_equal(clips[f"audio/{name}"], x) for name, x in sounds.items())
 
 
 def names_in(folder):
@@ -135,16 +142,10 @@ def test_recording_of_any_rate(tmp_path, rate):
 
 FORMATS = {  # ending and encoding: largest error, full scale at 1
     ("wav", "PCM_U8"): 0.01,
-    ("wav", "PCM_16"): 1e-4,
-    ("wav", "PCM_24"): 1e-4,
-    ("wav", "PCM_32"): 1e-4,
-    ("wav", "FLOAT"): 1e-4,
-    ("wav", "DOUBLE"): 1e-4,
-    ("wav", "IMA_ADPCM"): 0.05,
-    ("wav", "MS_ADPCM"): 0.05,
+    **{("wav", encoding): 1e-4 for encoding in ("PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")},
+    **{("wav", encoding): 0.05 for encoding in ("IMA_ADPCM", "MS_ADPCM")},
     ("wavex", "PCM_24"): 1e-4,
-    ("flac", "PCM_16"): 1e-4,
-    ("flac", "PCM_24"): 1e-4,
+    **{("flac", encoding): 1e-4 for encoding in ("PCM_16", "PCM_24")},
     ("ogg", "VORBIS"): 0.05,
 }
 
@@ -263,9 +264,7 @@ def test_folder_holds_three_files_and_the_samples_of_each_recording(prepared):
     total = sum(map(len, noises.values()))
     assert samples.dtype == np.dtype("<i2") and samples.shape == (total,)
     assert 2 * total < (prepared / "clips.npy").stat().st_size <= 2 * total + 256  # a header and nothing else
-    clips = read_prepared(prepared)
-    assert len(clips) == 50
-    assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in noises.items())
+    assert holds(prepared, noises)
 
 
 def test_table_of_clips(prepared):
@@ -294,14 +293,6 @@ def test_description(prepared, esc10):
     assert found["origin"]["name"] == "esc10" and len(bytes.fromhex(found["origin"]["sha256"])) == 32
     assert {"esc-course", "numpy", "soundfile", "soxr"} <= set(found["versions"])
     assert str(esc10.parent) not in text and '"/' not in text and "\\" not in text  # no place on this machine
-
-
-def test_hash_is_of_the_recordings_not_of_their_place(tmp_path):
-    def source_hash(place, **options):
-        root = write_esc(tmp_path / place / "source", small_noises(**options))
-        return metadata(prepare_part(root, tmp_path / place / "data"))["origin"]["sha256"]
-
-    assert source_hash("a") == source_hash("b") != source_hash("c", seed=1)
 
 
 # Again, and from another source ----------------------------------------------------------------------------------
@@ -338,20 +329,11 @@ def test_whole_set_is_no_subset_and_again_does_nothing(tmp_path, small_esc10, mo
     assert not clips.subset and len(clips) == 4
 
 
-def test_rates_lie_side_by_side(tmp_path, esc10):
-    for rate in (8000, 16000):
-        prepare_part(esc10, tmp_path / "data", rate)
-    assert names_in(tmp_path / "data") == ["esc10-16000", "esc10-8000"]
-
-
 def test_another_source_replaces(tmp_path):
     for seed in (0, 1):
         sounds = small_noises(seed=seed, frames=40 + seed)
-        root = write_esc(tmp_path / f"source {seed}", sounds)
-        folder = prepare_part(root, tmp_path / "data")
-        clips = read_prepared(folder)
-        assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in sounds.items())
-        assert metadata(folder)["origin"]["name"] == f"source {seed}"
+        folder = prepare_part(write_esc(tmp_path / f"source {seed}", sounds), tmp_path / "data")
+        assert holds(folder, sounds) and metadata(folder)["origin"]["name"] == f"source {seed}"
         assert names_in(tmp_path / "data") == ["esc10-8000"]
 
 
@@ -441,28 +423,24 @@ def test_another_whole_set_replaces_the_whole_though_a_subset_is_allowed(tmp_pat
 # What cannot be read ---------------------------------------------------------------------------------------------
 
 
+def cut(amount):
+    """Leaves this share of a file, or this number of its bytes."""
+    return lambda data: data[: int(amount * len(data)) if isinstance(amount, float) else amount]
+
+
 def last_page(ogg):
     return ogg.rindex(b"OggS")
 
 
 DAMAGE = {
-    "empty": ("wav", lambda data: b""),
-    "four bytes": ("wav", lambda data: data[:4]),
-    "half a header": ("wav", lambda data: data[:30]),
-    "header only": ("wav", lambda data: data[:44]),
+    **{f"wav cut to {amount}": ("wav", cut(amount)) for amount in (0, 4, 30, 44, 0.5, -2, -1)},  # 44: the header
+    **{f"ogg cut to {amount}": ("ogg", cut(amount)) for amount in (0, 0.5, -1)},
+    **{f"flac cut to {amount}": ("flac", cut(amount)) for amount in (0.5, -1)},
+    "ogg without its last page": ("ogg", lambda data: data[: last_page(data)]),
+    "ogg with half its last page": ("ogg", lambda data: data[: (last_page(data) + len(data)) // 2]),
     "header that promises nothing": ("wav", lambda data: data[:40] + bytes(4)),
     "text": ("wav", lambda data: b"<html><body>404 Not Found</body></html>\n" * 40),
     "zeros": ("wav", lambda data: bytes(len(data))),
-    "half a wav": ("wav", lambda data: data[: len(data) // 2]),
-    "wav without its last sample": ("wav", lambda data: data[:-2]),
-    "wav without its last byte": ("wav", lambda data: data[:-1]),
-    "empty ogg": ("ogg", lambda data: b""),
-    "half an ogg": ("ogg", lambda data: data[: len(data) // 2]),
-    "ogg without its last page": ("ogg", lambda data: data[: last_page(data)]),
-    "ogg with half its last page": ("ogg", lambda data: data[: (last_page(data) + len(data)) // 2]),
-    "ogg without its last byte": ("ogg", lambda data: data[:-1]),
-    "half a flac": ("flac", lambda data: data[: len(data) // 2]),
-    "flac without its last byte": ("flac", lambda data: data[:-1]),
 }
 
 
@@ -484,60 +462,48 @@ def test_damaged_recording_is_named(tmp_path, damage):
     assert len(read_prepared(prepare_part(root, tmp_path / "data"))) == 11
 
 
-def test_missing_recordings_are_named(tmp_path, esc10):
+def unusable(what, tmp_path):
     root = write_esc(tmp_path / "source", esc_noises())
-    gone = sorted((root / "audio").iterdir())[3:10]
-    for path in gone:
-        path.unlink()
-    with pytest.raises(FileNotFoundError, match="lacks 7 of the 50 recordings.*again") as error:
-        prepare_part(root, tmp_path / "data")
-    assert f"audio/{gone[0].name}" in str(error.value) and str(root) in str(error.value)
-    assert names_in(tmp_path / "data") == []
+    recordings = sorted((root / "audio").iterdir())
+    if what == "recordings missing":
+        for path in recordings[3:10]:
+            path.unlink()
+    elif what == "a folder for a recording":
+        recordings[0].unlink()
+        recordings[0].mkdir()
+    elif what == "a table of cats":  # which are not in ESC-10
+        write_esc_table(root, ["1-1-A-5.wav"])
+    elif what == "half an archive":
+        root = pack(root, tmp_path / "ESC-50.zip")
+        root.write_bytes(root.read_bytes()[:-1000])
+    elif what == "another archive":
+        root = pack(root / "audio", tmp_path / "other.zip")
+    return root
 
 
-def esc10_with(damage):
-    def make(tmp_path):
-        root = write_esc(tmp_path / "source", small_noises())
-        damage(root)
-        return root
-
-    return make
-
-
-def folder_for_a_recording(root):
-    (root / "audio/1-100-A-0.wav").unlink()
-    (root / "audio/1-100-A-0.wav").mkdir()
-
-
-def cut_archive(tmp_path):
-    archive = pack(write_esc(tmp_path / "source", small_noises()), tmp_path / "ESC-50.zip")
-    archive.write_bytes(archive.read_bytes()[:-1000])
-    return archive
-
-
-def other_archive(tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/readme.txt").write_text("nothing to hear", encoding="utf-8")
-    return pack(tmp_path / "other", tmp_path / "other.zip")
-
-
-UNUSABLE = {  # set, source, error and message
-    "a folder for a recording": ("esc10", esc10_with(folder_for_a_recording), FileNotFoundError, r"1-100-A-0\.wav"),
-    "a table of cats": (  # which are not in ESC-10
-        "esc10", esc10_with(lambda root: write_esc_table(root, ["1-1-A-5.wav"])), ValueError, "no clips of ESC-10"
-    ),
-    "another set": (
-        "urbansound8k", esc10_with(len), FileNotFoundError, r"is not UrbanSound8K: expected metadata/UrbanSound8K\.csv"
-    ),
-    "half an archive": ("esc10", cut_archive, ValueError, r"ESC-50\.zip .*again"),
-    "another archive": ("esc10", other_archive, FileNotFoundError, r"is not ESC-10: expected meta/esc50\.csv"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", UNUSABLE)
-def test_source_that_cannot_be_used_leaves_nothing(tmp_path, what):
-    name, make, error, message = UNUSABLE[what]
-    source = make(tmp_path)
+@pytest.mark.parametrize(
+    ("what", "name", "error", "message"),
+    [
+        (
+            "recordings missing",
+            "esc10",
+            FileNotFoundError,
+            r"lacks 7 of the 50 .*: (audio/\S+, ){5}\.\.\.; .*again",
+        ),
+        (
+            "a folder for a recording",
+            "esc10",
+            FileNotFoundError,
+            r"lacks 1 of the 50 .*: audio/1-100-A-0\.wav;",
+        ),
+        ("a table of cats", "esc10", ValueError, "no clips of ESC-10"),
+        ("another set", "urbansound8k", FileNotFoundError, r"is not UrbanSound8K: expected metadata/UrbanSound8K\.csv"),
+        ("half an archive", "esc10", ValueError, r"ESC-50\.zip .*again"),
+        ("another archive", "esc10", FileNotFoundError, r"is not ESC-10: expected meta/esc50\.csv"),
+    ],
+)
+def test_source_that_cannot_be_used_leaves_nothing(tmp_path, what, name, error, message):
+    source = unusable(what, tmp_path)
     with pytest.raises(error, match=message):
         prepare_part(source, tmp_path / "data", name=name)
     assert names_in(tmp_path / "data") == []
@@ -568,18 +534,17 @@ def test_environment_and_argument_say_where(tmp_path, esc10, monkeypatch):
     assert len(load_clips("esc10", 8000)) == 50
 
 
-def test_source_may_be_relative_and_text(tmp_path, monkeypatch):
-    root = write_esc(tmp_path / "here" / "source", small_noises())
-    for place, source, rate, data in (
-        (root.parent, "source", 8000, str(tmp_path / "data")),
-        (root.parent, ".", 16000, "../data"),  # the folder that `source` is in
-        (root, ".", 44100, tmp_path / "data"),
+def test_source_may_be_relative_and_text_and_rates_lie_side_by_side(tmp_path, monkeypatch):
+    root, data = write_esc(tmp_path / "here" / "source", small_noises()), tmp_path / "data"
+    for place, source, rate, data_dir, name in (
+        (root.parent, "source", 8000, str(data), "source"),
+        (root.parent, ".", 16000, "../data", "here"),  # the folder that `source` is in
+        (root, ".", 44100, data, "source"),
     ):
         monkeypatch.chdir(place)
-        folder = prepare_part(source, data, rate)
-        assert folder == tmp_path / f"data/esc10-{rate}" and metadata(folder)["origin"]["name"] == place.name.replace(
-            "here", "source" if source == "source" else "here"
-        )
+        folder = prepare_part(source, data_dir, rate)
+        assert folder == data / f"esc10-{rate}" and metadata(folder)["origin"]["name"] == name
+    assert names_in(data) == ["esc10-16000", "esc10-44100", "esc10-8000"]
 
 
 def test_folder_that_cannot_be_made(tmp_path, esc10):
@@ -673,8 +638,7 @@ def test_two_runs_at_once(tmp_path, monkeypatch, other):
     monkeypatch.setattr(module, "to_int16", overtaken)
     folder = prepare_part(roots[0], tmp_path / "data")
     assert faster and names_in(tmp_path / "data") == ["esc10-8000"]
-    clips = read_prepared(folder)  # each run leaves what it was asked for, the later one's stays
-    assert all(np.array_equal(clips[f"audio/{name}"], samples) for name, samples in sounds[0].items())
+    assert holds(folder, sounds[0])  # each run leaves what it was asked for, the later one's stays
     assert metadata(folder)["origin"]["name"] == "source 0"
 
 
@@ -690,7 +654,7 @@ def killed(*arguments):
     return original(*arguments)
 
 module.to_int16 = killed
-module.prepare_part(sys.argv[1], sys.argv[2])
+module.prepare("esc10", 8000, source=sys.argv[1], data_dir=sys.argv[2], subset=True)
 """
 
 
@@ -701,9 +665,7 @@ def test_killed_run_is_simply_run_again(tmp_path, esc10):
     assert [name for name in names_in(tmp_path / "data") if not name.startswith(".")] == []
     with pytest.raises(FileNotFoundError, match="esc10 has not been prepared at 8000 Hz"):
         load_clips("esc10", 8000, data_dir=tmp_path / "data")
-    folder = prepare_part(esc10, tmp_path / "data")
-    assert {f"audio/{name}" for name in esc_noises()} == set(read_prepared(folder))
-    assert len(load_clips("esc10", 8000, data_dir=tmp_path / "data")) == 50
+    assert holds(prepare_part(esc10, tmp_path / "data"), esc_noises())
 
 
 # Archives --------------------------------------------------------------------------------------------------------
@@ -711,16 +673,9 @@ def test_killed_run_is_simply_run_again(tmp_path, esc10):
 
 def pack(root, archive, wrapper="ESC-50-33c8ce9"):
     """Packs a folder as GitHub and Zenodo do: all in one folder more."""
-    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w") as handle:
-            for path in files:
-                handle.write(path, f"{wrapper}/{path.relative_to(root)}")
-    else:
-        with tarfile.open(archive, "w:gz") as handle:
-            for path in files:
-                handle.add(path, f"{wrapper}/{path.relative_to(root)}")
+    with zipfile.ZipFile(archive, "w") if archive.suffix == ".zip" else tarfile.open(archive, "w:gz") as handle:
+        for path in sorted(files_in(root)):
+            (handle.write if archive.suffix == ".zip" else handle.add)(path, f"{wrapper}/{path.relative_to(root)}")
     return archive
 
 
@@ -764,7 +719,8 @@ def server(tmp_path, monkeypatch):
         thread.join()
 
 
-md5, sha256 = (functools.partial(file_hash, algorithm=name) for name in ("md5", "sha256"))
+def digest(path, algorithm="sha256"):
+    return hashlib.new(algorithm, path.read_bytes()).hexdigest()
 
 
 def change_last_byte(path):
@@ -774,16 +730,21 @@ def change_last_byte(path):
     return content
 
 
+def publish(monkeypatch, root):
+    """Lets the table and the recordings in `root` be the published ones."""
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_TABLE_SHA256", digest(root / "meta/esc50.csv"))
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
+
+
 @pytest.fixture
 def official_esc10(server, monkeypatch, small_esc10):
     """ESC-10 of four clips on the server, beside a clip of another class: the folder there."""
     root = server.root / "raw"
     write_esc(root, {name: noise(40, i) for i, name in enumerate([*small_noises(), "1-7-A-5.wav"])})
     wavs = sorted((root / "audio").iterdir())
-    index = {"clips": {path.stem: {"audio": [f"audio/{path.name}", md5(path)]} for path in wavs}}
-    (server.root / "index.json").write_text(json.dumps(index), encoding="utf-8")
-    monkeypatch.setattr("esc_lib.data.sources.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
-    monkeypatch.setattr("esc_lib.data.sources.ESC50_WAV_BYTES", wavs[0].stat().st_size)
+    index = {"clips": {path.stem: {"audio": [f"audio/{path.name}", digest(path, "md5")]} for path in wavs}}
+    (server.root / "index.json").write_bytes(json.dumps(index).encode())
+    publish(monkeypatch, root)
     monkeypatch.setattr("esc_lib.data.sources.ESC50_MD5_INDEX", server.url + "index.json")
     monkeypatch.setitem(DATASETS, "esc10", replace(small_esc10, url=server.url + "raw/"))
     return root
@@ -818,35 +779,28 @@ def official_esc50(tmp_path, server, monkeypatch):
     """An ESC-50 of two classes and four clips, packed on the server: the archive there."""
     root = write_esc(tmp_path / "esc50", {name: noise(40, i) for i, name in enumerate(small_noises())})
     archive = pack(root, server.root / "archive.zip")
-    small = replace(get_dataset("esc50"), classes=("dog", "rain"), fold_sizes={1: 2, 2: 2})
-    small = replace(small, url=server.url + "archive.zip", size=None, sha256=sha256(archive))
+    published = dict(url=server.url + "archive.zip", size=None, sha256=digest(archive))
+    small = replace(DATASETS["esc50"], classes=("dog", "rain"), fold_sizes={1: 2, 2: 2}, **published)
     monkeypatch.setitem(DATASETS, "esc50", small)
     monkeypatch.setattr("esc_lib.data.sources.ESC50_TABLE_SHA256", "0" * 64)  # unless the archive's own hash is right
     return archive
 
 
-def known_by_contents(monkeypatch, root):
-    monkeypatch.setattr("esc_lib.data.sources.ESC50_TABLE_SHA256", sha256(root / "meta/esc50.csv"))
-    monkeypatch.setattr("esc_lib.data.sources.ESC50_WAV_BYTES", (root / "audio/1-100-A-0.wav").stat().st_size)
-
-
-def test_official_esc50(tmp_path, server, official_esc50):
+@pytest.mark.parametrize("packed_anew", [False, True])
+def test_official_esc50(tmp_path, server, official_esc50, monkeypatch, packed_anew):
+    if packed_anew:
+        publish(monkeypatch, tmp_path / "esc50")
+        pack(tmp_path / "esc50", official_esc50, "ESC-50-of-another-name")
     for rate in (8000, 16000):
         folder = prepare("esc50", rate, data_dir=tmp_path / "data")
         assert metadata(folder)["origin"]["name"] == "official" and len(read_prepared(folder)) == 4
     assert server.seen == ["/archive.zip"]
 
 
-def test_official_esc50_packed_anew_is_known_by_its_contents(tmp_path, official_esc50, monkeypatch):
-    known_by_contents(monkeypatch, tmp_path / "esc50")
-    pack(tmp_path / "esc50", official_esc50, "ESC-50-of-another-name")
-    assert len(read_prepared(prepare("esc50", 8000, data_dir=tmp_path / "data"))) == 4
-
-
 @pytest.mark.parametrize("wrong", ["meta/esc50.csv", "audio/2-100-A-0.wav"])
 def test_official_esc50_of_other_contents(tmp_path, official_esc50, monkeypatch, wrong):
     root, right = tmp_path / "esc50", official_esc50.read_bytes()
-    known_by_contents(monkeypatch, root)
+    publish(monkeypatch, root)
     with open(root / wrong, "ab") as file:
         file.write(b"\n")
     pack(root, official_esc50)
@@ -864,8 +818,10 @@ def official_urbansound8k(tmp_path, server, monkeypatch):
     """An UrbanSound8K of two clips, packed on the mirror only: the archive there."""
     sounds = {(1, "1-0-0-0.wav"): noise(40), (2, "2-1-0-0.wav"): noise(50)}
     archive = pack(write_urbansound8k(tmp_path / "us8k", sounds), server.root / "mirror.tar.gz", "UrbanSound8K")
-    small = replace(get_dataset("urbansound8k"), classes=("air_conditioner", "car_horn"), fold_sizes={1: 1, 2: 1})
-    small = replace(small, url=server.url + "gone.tar.gz", size=archive.stat().st_size, md5=md5(archive))
+    published = dict(url=server.url + "gone.tar.gz", size=archive.stat().st_size, md5=digest(archive, "md5"))
+    small = replace(
+        DATASETS["urbansound8k"], classes=("air_conditioner", "car_horn"), fold_sizes={1: 1, 2: 1}, **published
+    )
     monkeypatch.setitem(DATASETS, "urbansound8k", small)
     monkeypatch.setattr("esc_lib.data.sources.URBANSOUND8K_MIRROR", server.url + "mirror.tar.gz")
     return archive
@@ -876,10 +832,7 @@ def test_official_urbansound8k_from_the_mirror(tmp_path, server, official_urbans
     part.parent.mkdir(parents=True)
     part.write_bytes(b"gigabytes")
     prepared = read_prepared(prepare("urbansound8k", 8000, data_dir=tmp_path / "data"))
-    assert {file: len(samples) for file, samples in prepared.items()} == {
-        "audio/fold1/1-0-0-0.wav": 40,
-        "audio/fold2/2-1-0-0.wav": 50,
-    }
+    assert {len(prepared["audio/fold1/1-0-0-0.wav"]), len(prepared["audio/fold2/2-1-0-0.wav"])} == {40, 50}
     assert server.seen == ["/gone.tar.gz", "/mirror.tar.gz"]
     assert part.read_bytes() == b"gigabytes"  # the mirror does not cost what came from the official place
 

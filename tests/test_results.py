@@ -20,7 +20,7 @@ def test_every_lesson_that_shows_records_does_so_in_cells_that_can_be_made_again
     """nbval compares what they show; here: that `make results` finds them."""
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code" and ("results_table(" in cell.source or "recorded(" in cell.source):
+            if cell.cell_type == "code" and ("results_table(" in cell.source or "load_record(" in cell.source):
                 assert TAG in cell.metadata.get("tags", []), f"{path.name}: {cell.source}"
 
 

@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from esc_lib.data.clips import load_clips
 from esc_lib.models import ARCHITECTURES, build_model
-from esc_lib.models.cpu import plain_operations
 from esc_lib.training.batches import batches, build_optimizer, set_train_mode, train_step
 
 ANSWERS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero", "unique_consecutive"}
@@ -49,7 +48,7 @@ def test_steps_ask_for_nothing(mixed, optimizer, tmp_path, monkeypatch):
     set_train_mode(model, frozen=False)
     learner = build_optimizer(settings, model)
     epoch = batches(settings, clips, torch.Generator())
-    train_step(settings, model, learner, *next(epoch))  # the first of an epoch draws its pairs
+    train_step(model, learner, *next(epoch))  # the first of an epoch draws its pairs
     steps = 0
     with Questions() as questions:
         for x, label in epoch:
@@ -59,11 +58,11 @@ def test_steps_ask_for_nothing(mixed, optimizer, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_networks_ask_for_nothing_where_they_use_pytorchs_operations(name):
-    """As they do on a GPU."""
+def test_networks_ask_for_nothing(name):
+    """With PyTorch's operations, which a GPU computes too; those of `accelerate` are for processors."""
     model = build_model(name, 10)
     set_train_mode(model, frozen=False)
     x = torch.randn(2, 1, model.INPUT_SAMPLES)
-    with plain_operations(), Questions() as questions:
+    with Questions() as questions:
         model(x).sum().backward()
     assert questions.asked == []

@@ -10,15 +10,6 @@ from esc_lib.data.datasets import DATASETS, Dataset, get_dataset
 from esc_lib.data.prepare import prepare
 
 __all__ = [
-    "DATASETS",
-    "FULL_SCALE",
-    "Clips",
-    "Dataset",
-    "audit",
-    "describe_clips",
-    "formats",
-    "get_dataset",
-    "load_clips",
-    "prepare",
-    "trim_silence",
-]
+    "DATASETS", "FULL_SCALE", "Clips", "Dataset", "audit", "describe_clips", "formats", "get_dataset", "load_clips",
+    "prepare", "trim_silence",
+]  # fmt: skip

@@ -205,7 +205,7 @@ def read_table(dataset: Dataset, root: str | Path) -> pd.DataFrame:
 def _check_rows(dataset: Dataset, table: pd.DataFrame, path: Path) -> None:
     problems = [
         ("a class that is not in the set", ~table["category"].isin(dataset.classes)),
-        ("a fold that is not in the set", ~table["fold"].isin(dataset.folds)),
+        ("a fold that is not in the set", ~pd.to_numeric(table["fold"], errors="coerce").isin(dataset.folds)),
         ("no file name", table["file"].isna()),
         ("a duplicated file name", table["file"].duplicated()),
         # A table from elsewhere must not point outside the set's folder.

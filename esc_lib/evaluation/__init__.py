@@ -11,16 +11,6 @@ from esc_lib.evaluation.predict import Prediction, predict
 from esc_lib.evaluation.statistics import bootstrap_interval, mcnemar, wilson_interval
 
 __all__ = [
-    "CrossValidation",
-    "Evaluation",
-    "Prediction",
-    "as_arrays",
-    "bootstrap_interval",
-    "calibrate",
-    "cross_validate",
-    "evaluate",
-    "mcnemar",
-    "predict",
-    "reliability",
-    "wilson_interval",
-]
+    "CrossValidation", "Evaluation", "Prediction", "as_arrays", "bootstrap_interval", "calibrate", "cross_validate",
+    "evaluate", "mcnemar", "predict", "reliability", "wilson_interval",
+]  # fmt: skip

@@ -246,7 +246,9 @@ def open_run(path: Path, config: TrainConfig) -> Run:
         old, new = run.config.to_dict(), config.to_dict()
         other = [f"{name} is {old[name]!r} there and {new[name]!r} here" for name in new if old[name] != new[name]]
         if other:
-            raise ValueError(f"{path} holds a run of other settings ({', '.join(other)}): choose another run_dir")
+            raise ValueError(
+                f"{path} holds a run of other settings ({', '.join(other)}): choose another run_dir or save_dir"
+            )
         return run
     if [file for file in path.iterdir() if not file.name.startswith(".") and file.suffix != ".json"]:
         raise ValueError(f"{path} is not empty and holds no run: choose another run_dir")
