@@ -5,7 +5,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "data" / "results"
-# A small network that comes with the course; the credits of the recordings that it learned from stand beside it.
+# A small network that comes with the course; it is there with the credits of its training clips.
 PRETRAINED = REPOSITORY / "data" / "pretrained" / "m5-esc10"
 
 

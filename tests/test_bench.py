@@ -92,7 +92,7 @@ def test_steps_are_those_of_a_training(data_dir, monkeypatch):
 
 def test_what_is_measured(data_dir, monkeypatch):
     """With bfloat16 twice as fast as everything else, and "auto" for it."""
-    used, context = [], BENCH.precision_context
+    used, compiled, context = [], [], BENCH.precision_context
 
     def timed(call, device, times=1):
         used.clear()
@@ -103,7 +103,7 @@ def test_what_is_measured(data_dir, monkeypatch):
     monkeypatch.setattr(BENCH, "time_call", timed)
     monkeypatch.setattr(BENCH, "available_precisions", lambda device: ["float32", "bfloat16"])
     monkeypatch.setattr(BENCH, "auto_precision", lambda device: "bfloat16")
-    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
     found = measure("tiny", batch_size=8, repeats=1, compiled=True, data_dir=data_dir, device="cpu")
     assert found["batch_size"] == 8 and found["precision"] == "bfloat16"
     assert found["clips_per_second"] == dict.fromkeys([*VARIANTS, "compiled"], 8.0)
@@ -115,7 +115,7 @@ def test_what_is_measured(data_dir, monkeypatch):
     assert found["gflop_per_clip"] == pytest.approx((2 * conv1 + 3 * conv2 + 3 * 2 * 16 * 10) / 1e9)
     assert found["fraction_of_float32_matmul"] == pytest.approx(8 * found["gflop_per_clip"] / (product / 2))
     assert found["test_clips_per_second"] == pytest.approx(16 / 2)
-    assert found["compile_seconds"] == 1.0
+    assert found["compile_seconds"] == 1.0 and len(compiled) == 1
     found = measure("tiny", batch_size=8, repeats=1, data_dir=data_dir, device="cpu")
     assert found["compile_seconds"] is None and set(found["clips_per_second"]) == set(VARIANTS)
 

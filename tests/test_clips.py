@@ -65,14 +65,6 @@ def test_what_it_says_about_itself(data):
     assert clips.source_sha256 == metadata["origin"]["sha256"]
 
 
-def test_environment_says_where(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("ESC_DATA", str(data))
-    monkeypatch.chdir(tmp_path)
-    assert len(load_clips("esc10", 8000)) == 50
-    with pytest.raises(FileNotFoundError):
-        load_clips("esc10", 8000, data_dir=tmp_path)
-
-
 # The file is not read before it is needed, and never changed ------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Files and folders that are complete or not there, whatever goes wrong, and files that are safe to open."""
 
 import errno
+import json
 import os
 
 import pytest
@@ -168,6 +169,8 @@ def test_a_file_that_would_call_something_is_refused(tmp_path, monkeypatch):
 def test_json_comes_back_as_it_was_written(tmp_path, value):
     write_json(tmp_path / "file.json", value)
     assert read_json(tmp_path / "file.json", type(value)) == value
+    (tmp_path / "file.json").write_bytes(json.dumps(value, ensure_ascii=False).encode())
+    assert read_json(tmp_path / "file.json", type(value)) == value  # whatever the system's own encoding is
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"a": ', b"\xff\xfe\x00\x01", b"[]", b"17", b"null"])

@@ -1,6 +1,7 @@
 """How the project is put together: who imports whom, what it needs, and what it must never use."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+import esc_lib
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "esc_lib"
@@ -78,6 +81,27 @@ def test_no_wing_imports_a_later_one(path):
     place = WINGS.index(wing(path))
     later = {name for name in used if WINGS.index(name) > place}
     assert not later, f"{wing(path)} imports {', '.join(later)}, which come after it"
+
+
+def test_the_public_face_is_small():
+    assert esc_lib.__all__ == sorted(esc_lib.__all__) and set(esc_lib.__all__) == {
+        "prepare", "load_clips", "build_model", "recipe", "train", "evaluate", "cross_validate", "predict", "load_run",
+        "calibrate", "fetch_run",
+    }  # fmt: skip
+    for name in WINGS[3:]:
+        package = importlib.import_module(f"esc_lib.{name}")
+        assert all(hasattr(package, public) for public in package.__all__)
+        assert len(package.__doc__.splitlines()) <= 6, f"esc_lib.{name} says in three sentences what it holds"
+
+
+def test_public_functions_of_many_arguments_explain_them():
+    for path in FILES:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                arguments = [a.arg for a in node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")]
+                text = ast.get_docstring(node)
+                assert len(arguments) < 3 or text is None or "Args:" in text, f"{path}: {node.name}"
+                assert text or node.name == "forward" or len(arguments) < 3, f"{path}: {node.name}"
 
 
 def test_what_is_put_on_from_outside_is_not_known_inside():

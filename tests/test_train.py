@@ -488,7 +488,9 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tone_data, tmp_pat
 def test_a_save_dir_that_cannot_be_made_is_named(tone_data, tmp_path, monkeypatch):
     register(monkeypatch)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file' / 'runs'))} cannot be written.*choose another folder"):
+    with pytest.raises(
+        OSError, match=f"{re.escape(str(tmp_path / 'file' / 'runs'))} cannot be written.*choose another folder"
+    ):
         train(config(), data_dir=tone_data, save_dir=tmp_path / "file" / "runs", device="cpu")
     with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file'))} cannot be written.*choose another folder"):
         train(config(), data_dir=tone_data, save_dir=tmp_path / "file", device="cpu")

@@ -223,7 +223,7 @@ def gflop_per_clip(architecture: str, n_classes: int) -> float:
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """The most memory (GB) that the GPU's tensors, or this process, took so far; None where nobody counts it."""
+    """The most memory (GB) that the GPU's tensors, or this process, has taken so far; None where it is not counted."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if sys.platform != "linux":

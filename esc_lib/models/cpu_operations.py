@@ -313,7 +313,7 @@ class _NormAndPool(torch.autograd.Function):
         sign = torch.where(weight < 0, -1.0, 1.0).to(x.dtype)[:, None, None] if (weight < 0).any() else None
         largest, index = F.max_pool2d(x if sign is None else x * sign, kernel, ceil_mode=ceil_mode, return_indices=True)
         largest = largest if sign is None else largest * sign
-        # Where each one stands in the memory of the map: these are many numbers, so none is kept twice.
+        # Its index in the memory of the map, computed in place: there are many.
         index = index.permute(0, 2, 3, 1).flatten(1, 2)  # in the map of its channel
         clip, channel = (torch.arange(n, device=x.device) for n in x.shape[:2])
         first = clip[:, None, None] * (x.numel() // len(x)) + channel

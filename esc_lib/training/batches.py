@@ -1,4 +1,4 @@
-"""From clips to a training step: the batches of an epoch, and what a network learns from one of them."""
+"""From clips to a training step: the batches of an epoch, and one update of the parameters."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
