@@ -192,7 +192,11 @@ def in_turns(
 ) -> dict[str, float]:
     """Median seconds of each call, or on a GPU of several in a row; a first round of all of them is not counted.
 
-    Ours run as in `esc_lib.train`, in memory that is kept; a few calls fill it, as a training's first steps do.
+    Args:
+        ours: run as in `esc_lib.train`, in retained memory; a few calls fill it, as a training's first steps do.
+        others: run after each round of ours.
+        device: where they compute.
+        repeats: rounds that count.
     """
     rounds, times = [], CALLS[device.type]
     for _ in range(repeats + 1):
