@@ -17,7 +17,6 @@ from disk import largest_file
 from tiny import TinyNet, config, files_below, network, new_run, register, tones, write_set
 
 from esc_lib import load_run, train
-from esc_lib.files import WriteError, atomic_write
 from esc_lib.paths import runs_folder
 from esc_lib.training import list_runs
 from esc_lib.training.runs import HISTORY_KEYS
@@ -185,49 +184,6 @@ def test_until_the_new_checkpoint_is_listed_the_old_one_counts(tmp_path, monkeyp
     again = load_run(run.path)
     assert list(again.checkpoints) == ["epoch-0001"]
     assert torch.equal(again.model().fc.weight, net(1).fc.weight)
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    atomic_write(path, lambda file: file.write(b"old"))
-
-    def half(file, error):
-        file.write(b"new, but no")
-        raise error
-
-    with pytest.raises(OSError, match=re.escape(f"{path} cannot be written (No space left on device)")) as caught:
-        atomic_write(path, lambda file: half(file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-    assert caught.value.errno == errno.ENOSPC
-    with pytest.raises(KeyboardInterrupt):
-        atomic_write(path, lambda file: half(file, KeyboardInterrupt()))
-    assert path.read_bytes() == b"old"
-    assert files_below(tmp_path) == {"file"}
-    atomic_write(path, lambda file: file.write(b"newer"))
-    assert path.read_bytes() == b"newer"
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path):
-    path = tmp_path / "file"
-    atomic_write(path, lambda file: file.write(b"old"))
-
-    def look(file):
-        file.write(b"new")
-        file.flush()
-        assert path.read_bytes() == b"old"
-
-    atomic_write(path, look)
-    assert path.read_bytes() == b"new"
-
-
-def test_a_folder_that_may_not_be_written_is_not_called_full(tmp_path):
-    def refuse(_):
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-    with pytest.raises(
-        WriteError, match="file cannot be written .Permission denied.*check that you may write"
-    ) as caught:
-        atomic_write(tmp_path / "file", refuse)
-    assert caught.value.errno == errno.EACCES
 
 
 @pytest.mark.parametrize("room", [0, 1000, 100_000])

@@ -53,7 +53,13 @@ class PlainExamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def mix_two(x1: np.ndarray, x2: np.ndarray, ratio: float, sample_rate: int) -> np.ndarray:
-    """`esc_lib.training.mixing.mix` of two waveforms `(T,)`."""
+    """`esc_lib.training.mixing.mix` of two waveforms.
+
+    Args:
+        x1, x2: the waveforms, `(T,)`.
+        ratio: share of the first.
+        sample_rate: Hz.
+    """
     louder = 10 ** ((loudness_of(x1, sample_rate) - loudness_of(x2, sample_rate)) / 20)
     p = ratio / (ratio + louder * (1 - ratio))
     return (p * x1 + (1 - p) * x2) / np.sqrt(p**2 + (1 - p) ** 2)

@@ -51,12 +51,24 @@ class M18EscLearner(EscLearnerMNet, M18):
 def conv(
     n_in: int, n_out: int, kernel: tuple[int, int], *, stride: int = 1, pool: tuple[int, int] | None = None
 ) -> nn.Sequential:
-    """Unpadded convolution with bias, batch norm, ReLU and pooling."""
+    """Unpadded convolution with bias, batch norm, ReLU and pooling.
+
+    Args:
+        n_in, n_out: channels.
+        kernel: size (bands, samples or frames).
+        stride: along time.
+        pool: size of the max-pooling's windows; None for none.
+    """
     return conv_block(nn.Conv2d(n_in, n_out, kernel, (1, stride)), pool=pool)
 
 
 def branch(kernel: int, stride: int, pool: int) -> nn.Sequential:
-    """One scale: two convolutions along time and a padded pooling, `(B, 1, 1, 66250)` -> `(B, 32, 1, 441)`."""
+    """One scale: two convolutions along time and a padded pooling, `(B, 1, 1, 66250)` -> `(B, 32, 1, 441)`.
+
+    Args:
+        kernel, stride: of the first convolution, in samples.
+        pool: frames of this length, in samples of the second convolution's output.
+    """
     return nn.Sequential(
         conv(1, 32, (1, kernel), stride=stride),
         conv(32, 32, (1, 11)),
