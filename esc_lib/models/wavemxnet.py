@@ -88,14 +88,14 @@ class WaveMxNet(Network):
         for number, widths in enumerate(stages, 1):
             layers = []
             for i, n_out in enumerate(widths, 1):
-                layers.append(self.layer(width, n_out, pooled=i == len(widths) and number < len(stages)))
+                layers.append(self._layer(width, n_out, pooled=i == len(widths) and number < len(stages)))
                 width = n_out
             self.stages.append(nn.Sequential(*layers))
         self.fc = nn.Linear(width, n_classes)
         nn.init.xavier_uniform_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
-    def layer(self, n_in: int, n_out: int, *, pooled: bool) -> nn.Module:
+    def _layer(self, n_in: int, n_out: int, *, pooled: bool) -> nn.Module:
         """What the stages are made of.
 
         Args:
@@ -144,6 +144,6 @@ class M18(WaveMxNet):
 class M34Res(WaveMxNet):
     STAGES = ((48,), (48,) * 3, (96,) * 4, (192,) * 6, (384,) * 3)
 
-    def layer(self, n_in: int, n_out: int, *, pooled: bool) -> nn.Module:
+    def _layer(self, n_in: int, n_out: int, *, pooled: bool) -> nn.Module:
         """A residual block."""
         return Residual(n_in, n_out, pooled=pooled)
