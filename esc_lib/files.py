@@ -35,11 +35,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part.
-
-    Args:
-        path: the file.
-        write: is given a binary file to write to.
+    """Writes a file by `write`, so that a reader of `path` sees the old one or the new one, never a part.
 
     Raises:
         WriteError: it cannot be written; what was there before is still there.

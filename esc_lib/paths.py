@@ -14,13 +14,9 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
 
     The default does not depend on the working directory, so that notebooks, papermill and scripts share one place.
     """
-    return _resolved(data_dir or os.environ.get("ESC_DATA") or REPOSITORY / "data")
+    return Path(data_dir or os.environ.get("ESC_DATA") or REPOSITORY / "data").expanduser().resolve()
 
 
 def runs_folder(save_dir: str | Path | None = None) -> Path:
     """Where runs lie: `save_dir`, else the environment's `ESC_RUNS`, else the repository's `runs/`, in that order."""
-    return _resolved(save_dir or os.environ.get("ESC_RUNS") or REPOSITORY / "runs")
-
-
-def _resolved(path: str | Path) -> Path:
-    return Path(path).expanduser().resolve()
+    return Path(save_dir or os.environ.get("ESC_RUNS") or REPOSITORY / "runs").expanduser().resolve()

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 Waveform = npt.NDArray[np.floating]
 
-_AXIS_LABELS = {"loss": "loss", "acc": "accuracy"}
-
 
 def _figure(size: tuple[float, float], **settings: Any) -> "Figure":
     """An empty figure, size (width, height) in inches."""
@@ -27,22 +25,17 @@ def _figure(size: tuple[float, float], **settings: Any) -> "Figure":
 
 
 def plot_curves(history: dict[str, dict[int, float]], kind: str) -> "Figure":
-    """Learning curve over the epochs: on the training clips as they were shown, and on held-out folds.
-
-    Args:
-        history: of a run.
-        kind: "loss" or "acc".
-    """
+    """Learning curve of a run's "loss" or "acc" (`kind`): on the training clips as shown, and on held-out folds."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure((6, 3.5))
     axes = figure.subplots()
     for key, label, style in ((kind, "training", ".-"), (f"eval_{kind}", "evaluation", "o-")):
         axes.plot(list(history[key]), list(history[key].values()), style, label=label)
-    axes.set(xlabel="epoch", ylabel=_AXIS_LABELS[kind], xlim=(0.5, max(history[kind], default=1) + 0.5))
+    axes.set(xlabel="epoch", ylabel="loss", xlim=(0.5, max(history[kind], default=1) + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if kind == "acc":
-        axes.set_ylim(0, 1)
+        axes.set(ylabel="accuracy", ylim=(0, 1))
     axes.legend()
     axes.grid(alpha=0.3)
     return figure
@@ -61,11 +54,9 @@ def plot_confusion(confusion: pd.DataFrame, title: str = "") -> "Figure":
 
 
 def plot_reliability(table: pd.DataFrame, title: str = "") -> "Figure":
-    """Reliability diagram: accuracy against confidence; a calibrated network lies on the diagonal.
+    """Reliability diagram of a table from `esc_lib.evaluation.reliability`: accuracy against confidence.
 
-    Args:
-        table: from `esc_lib.evaluation.reliability`; the larger a point, the more clips.
-        title: of the figure.
+    A calibrated network lies on the diagonal; the larger a point, the more clips.
     """
     figure = _figure((4, 4))
     axes = figure.subplots()
@@ -77,19 +68,12 @@ def plot_reliability(table: pd.DataFrame, title: str = "") -> "Figure":
 
 
 def plot_windows(windows: pd.DataFrame, title: str = "") -> "Figure":
-    """Probability of each class over time.
-
-    Args:
-        windows: from `esc_lib.predict`: a row per window, indexed by its centre in seconds.
-        title: of the figure.
-    """
+    """Probability of each class over time: `windows` from `esc_lib.predict`."""
     figure = _figure((7, 0.8 + 0.25 * windows.shape[1]), dpi=72)
     axes = figure.subplots()
-    edges = np.arange(windows.shape[1] + 1)
-    image = axes.pcolormesh(
-        windows.index, edges[:-1] + 0.5, windows.T, vmin=0, vmax=1, cmap="viridis", shading="nearest"
-    )
-    axes.set_yticks(edges[:-1] + 0.5, windows.columns)
+    rows = np.arange(windows.shape[1]) + 0.5
+    image = axes.pcolormesh(windows.index, rows, windows.T, vmin=0, vmax=1, cmap="viridis", shading="nearest")
+    axes.set_yticks(rows, windows.columns)
     axes.invert_yaxis()
     axes.set(xlabel="seconds", title=title)
     figure.colorbar(image, ax=axes, label="probability")
@@ -100,12 +84,9 @@ def plot_waveforms(waveforms: dict[str, Waveform], sample_rate: int, columns: in
     """Waveforms over time in seconds, one small figure each, titled with their names.
 
     Args:
-        waveforms: by name.
+        waveforms: by name, each `(frames,)`, full scale at 1.0.
         sample_rate: Hz.
         columns: small figures side by side.
-
-    Shape:
-        each waveform: `(frames,)`, full scale at 1.0
     """
     figure, grid = _small_figures(len(waveforms), columns)
     for axes, (name, waveform) in zip(grid, waveforms.items(), strict=False):
@@ -119,9 +100,6 @@ def plot_spectrograms(waveforms: dict[str, Waveform], sample_rate: int, columns:
 
     Args:
         waveforms, sample_rate, columns: as for `plot_waveforms`.
-
-    Shape:
-        each waveform: `(frames,)`, full scale at 1.0
     """
     figure, grid = _small_figures(len(waveforms), columns)
     for axes, (name, waveform) in zip(grid, waveforms.items(), strict=False):
@@ -153,12 +131,9 @@ def player(waveform: Waveform, sample_rate: int, seconds: float = 1.5) -> "Audio
     """A player for the loudest `seconds` of a waveform; short, because the sound is stored in the notebook.
 
     Args:
-        waveform: the sound.
+        waveform: `(frames,)`, full scale at 1.0.
         sample_rate: Hz.
         seconds: at most this much is played.
-
-    Shape:
-        waveform: `(frames,)`, full scale at 1.0
     """
     from IPython.display import Audio
 

@@ -31,14 +31,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for architecture in given.networks:
         prepare(given.dataset, get_architecture(architecture).SAMPLE_RATE)
-        call = partial(
-            measure,
-            architecture,
-            dataset=given.dataset,
-            batch_size=given.batch_size,
-            repeats=given.repeats,
-            compiled=given.compile,
-        )
+        settings = dict(dataset=given.dataset, batch_size=given.batch_size, repeats=given.repeats)
+        call = partial(measure, architecture, **settings, compiled=given.compile)
         # A process of its own, because the peak memory of a process can only grow.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             rows.append(pool.submit(call).result())

@@ -94,11 +94,11 @@ def measure(
     precisions = available_precisions(place)
     others = {p: our_step(replace(standard, precision=p), clips) for p in precisions if p != standard.precision}
     plain = {f"plain {variant}": plain_step(config, clips) for variant, config in configs.items()}
-    products = {f"matmul {precision}": matmul(precision, place) for precision in precisions}
+    products = {f"matmul {p}": matmul(p, place) for p in precisions}
     seconds = in_turns({**steps, **others}, {**plain, **products}, place, repeats=repeats)
     rates = {name: standard.batch_size / of for name, of in seconds.items()}
     gflop = gflop_per_clip(architecture, len(clips.classes))
-    matmuls = {precision: 2e-9 * matmul_size(place) ** 3 / seconds[f"matmul {precision}"] for precision in precisions}
+    matmuls = {p: 2e-9 * matmul_size(place) ** 3 / seconds[f"matmul {p}"] for p in precisions}
     return {
         "architecture": architecture,
         "batch_size": standard.batch_size,
@@ -129,31 +129,27 @@ def our_step(config: TrainConfig, clips: Clips) -> Call:
     device = clips.samples.device
     generator = torch.Generator(device).manual_seed(config.seed)
     model = to_device(build_model(config.architecture, len(clips.classes)), device)
-    set_train_mode(model, frozen=False)
-    optimizer = build_optimizer(config, model)
-    learner = cast(nn.Module, torch.compile(model)) if config.compile else model
-    shown = full_batches(lambda: batches(config, clips, generator), config.batch_size)
-
-    def step() -> object:
-        x, label = next(shown)
-        with precision_context(config.precision, device):
-            return train_step(learner, optimizer, x, label)
-
-    return step
+    return _step(config, model, lambda: batches(config, clips, generator), device)
 
 
 def plain_step(config: TrainConfig, clips: Clips) -> Call:
     """The same from the textbook loop, with PyTorch's own operations and layout, in float32."""
     device, on_cpu = clips.samples.device, clips.to("cpu")
     model = build_model(config.architecture, len(clips.classes)).to(device)
+    config = replace(config, precision="float32", compile=False)
+    return _step(config, model, lambda: plain_batches(config, on_cpu), device)
+
+
+def _step(config: TrainConfig, model: nn.Module, epoch: Callable[[], Iterable[Batch]], device: torch.device) -> Call:
     set_train_mode(model, frozen=False)
     optimizer = build_optimizer(config, model)
-    shown = full_batches(lambda: plain_batches(config, on_cpu), config.batch_size)
+    learner = cast(nn.Module, torch.compile(model)) if config.compile else model
+    shown = full_batches(epoch, config.batch_size)
 
     def step() -> object:
         x, label = next(shown)
-        with precision_context("float32", device):
-            return train_step(model, optimizer, x.to(device), label.to(device))
+        with precision_context(config.precision, device):
+            return train_step(learner, optimizer, x.to(device), label.to(device))
 
     return step
 
@@ -242,16 +238,12 @@ def benchmark_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     lines = []
     for row in rows:
         ours, plain = row["clips_per_second"], row["plain_clips_per_second"]
-        lines.append(
-            [
-                row["architecture"],
-                row["batch_size"],
-                row["precision"],
-                *(round(ours[variant], 1) for variant in VARIANTS),
-                round(row["fraction_of_float32_matmul"], 2),
-                *(round(ours[variant] / plain[variant], 1) for variant in VARIANTS),
-                round(row["test_clips_per_second"], 1),
-                row["memory_gb"] and round(row["memory_gb"], 1),
-            ]
-        )
+        lines.append([
+            *(row[key] for key in ("architecture", "batch_size", "precision")),
+            *(round(ours[variant], 1) for variant in VARIANTS),
+            round(row["fraction_of_float32_matmul"], 2),
+            *(round(ours[variant] / plain[variant], 1) for variant in VARIANTS),
+            round(row["test_clips_per_second"], 1),
+            row["memory_gb"] and round(row["memory_gb"], 1),
+        ])  # fmt: skip
     return pd.DataFrame(lines, columns=COLUMNS)

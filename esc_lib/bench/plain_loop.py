@@ -56,9 +56,7 @@ def mix_two(x1: np.ndarray, x2: np.ndarray, ratio: float, sample_rate: int) -> n
     """`esc_lib.training.mixing.mix` of two waveforms.
 
     Args:
-        x1, x2: the waveforms, `(T,)`.
-        ratio: share of the first.
-        sample_rate: Hz.
+        x1, x2, ratio, sample_rate: as there, of one pair: `(T,)`, `(T,)` and two numbers.
     """
     louder = 10 ** ((loudness_of(x1, sample_rate) - loudness_of(x2, sample_rate)) / 20)
     p = ratio / (ratio + louder * (1 - ratio))

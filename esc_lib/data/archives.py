@@ -32,12 +32,8 @@ def extract(archive: str | Path, target: str | Path, *, max_bytes: int) -> Path:
     only once it is complete.
 
     Args:
-        archive: the file.
-        target: folder to create.
+        archive, target: the file, and the folder to create.
         max_bytes: upper limit for the total size of the extracted files.
-
-    Returns:
-        `target`.
 
     Raises:
         FileExistsError: `target` exists already.
@@ -49,7 +45,8 @@ def extract(archive: str | Path, target: str | Path, *, max_bytes: int) -> Path:
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists already: move it away or delete it, then extract {archive} again")
     try:
-        with _open_archive(archive) as handle:
+        # Tar first: a zip stored at the end of a tar makes the whole look like a zip.
+        with tarfile.open(archive) if tarfile.is_tarfile(archive) else zipfile.ZipFile(archive) as handle:
             members = _checked_members(handle, archive, max_bytes)
             with atomic_folder(target) as folder:
                 for name, info in tqdm(members, desc=f"extracting {archive.name}", unit="file"):
@@ -63,11 +60,6 @@ def extract(archive: str | Path, target: str | Path, *, max_bytes: int) -> Path:
             "Delete it and fetch it again."
         ) from error
     return target
-
-
-def _open_archive(archive: Path) -> Archive:
-    """Opens a tar or a zip, by content. Tar first: a zip stored at the end of a tar makes the whole look like a zip."""
-    return tarfile.open(archive) if tarfile.is_tarfile(archive) else zipfile.ZipFile(archive)
 
 
 def _members(handle: Archive) -> Iterator[tuple[str, str, int, Any]]:

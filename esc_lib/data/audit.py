@@ -43,7 +43,8 @@ def audit(clips: Clips) -> pd.DataFrame:
         f"clips with {CLIPPED} samples in a row at full scale": facts["clipped"],
         f"clips shorter than {seconds:g} s": facts["frames"] < limit,
     }
-    rows = [_crossing(facts)]
+    across = facts["recording"][facts["crosses_folds"]]
+    rows = [("recordings in several folds", across.nunique(), facts["recording"].nunique(), _first(across))]
     rows += [(name, int(true.sum()), len(facts), _first(facts["file"][true])) for name, true in conditions.items()]
     rows += _samples(facts, limit, f"{seconds:g} s")
     table = pd.DataFrame(rows, columns=["finding", "count", "of", "example"])
@@ -74,17 +75,13 @@ def describe_clips(clips: Clips) -> pd.DataFrame:
     table["sound"] = pd.factorize(pd.Series(sounds, dtype=object))[0]
     table["equal_in_fold"] = table.duplicated(["sound", "fold"], keep=False)
     table["equal_across_folds"] = table.groupby("sound")["fold"].transform("nunique") > 1
-    table["full_scale"] = [_longest_peak(waveform) >= 1 for waveform in waveforms]
-    table["clipped"] = [_longest_peak(waveform) >= CLIPPED for waveform in waveforms]
+    peaks = np.array([_longest_peak(waveform) for waveform in waveforms])
+    table["full_scale"], table["clipped"] = peaks >= 1, peaks >= CLIPPED
     return table
 
 
 def formats(dataset: str, source: str | Path) -> pd.DataFrame:
-    """Counts a set's recordings by how they are stored; reads only their headers.
-
-    Args:
-        dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
-        source: the extracted set, as for `prepare`.
+    """Counts the recordings of an extracted set (`source`) by how they are stored; reads only their headers.
 
     Returns:
         columns `container`, `encoding`, `rate` (Hz), `channels` and `recordings`, the most frequent first.
@@ -108,11 +105,6 @@ def _format(path: Path) -> tuple[str, str, int, int]:
             f"{path} cannot be opened ({error.error_string}): missing, not audio, or damaged; fetch it again"
         ) from error
     return info.format, info.subtype, info.samplerate, info.channels
-
-
-def _crossing(facts: pd.DataFrame) -> tuple[str, int, int, str]:
-    across = facts["recording"][facts["crosses_folds"]]
-    return "recordings in several folds", across.nunique(), facts["recording"].nunique(), _first(across)
 
 
 def _samples(facts: pd.DataFrame, limit: int, longest_allowed: str) -> list[tuple[str, int, int, str]]:

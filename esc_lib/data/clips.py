@@ -55,20 +55,11 @@ class Clips:
         return self.samples[self.offsets[i] : self.offsets[i] + self.frames[i]]
 
     def select(self, rows: npt.NDArray[Any]) -> "Clips":
-        """A selection of the clips; the samples are shared, not copied.
-
-        Args:
-            rows: a mask `(clips,)` bool, or indices.
-        """
+        """The clips of a mask `(clips,)` bool, or of indices; the samples are shared, not copied."""
         table = self.table[rows] if rows.dtype == bool else self.table.iloc[rows]
         keep = torch.tensor(np.asarray(rows), device=self.offsets.device)
-        return replace(
-            self,
-            offsets=self.offsets[keep],
-            frames=self.frames[keep],
-            targets=self.targets[keep],
-            table=table.reset_index(drop=True),
-        )
+        kept = {name: getattr(self, name)[keep] for name in ("offsets", "frames", "targets")}
+        return replace(self, **kept, table=table.reset_index(drop=True))
 
     def in_folds(self, folds: Sequence[int]) -> "Clips":
         """The clips of these folds.
@@ -79,9 +70,10 @@ class Clips:
         held = sorted(self.table["fold"].unique())
         missing = [fold for fold in folds if fold not in held]
         if missing:
+            lacks, holds = (", ".join(map(str, of)) for of in (missing, held))
             raise ValueError(
-                f"{self.dataset} at {self.sample_rate} Hz has no clips of fold(s) {_listed(missing)}, "
-                f"only of fold(s) {_listed(held)}: pass only these, or prepare the whole set"
+                f"{self.dataset} at {self.sample_rate} Hz has no clips of fold(s) {lacks}, "
+                f"only of fold(s) {holds}: pass only these, or prepare the whole set"
             )
         return self.select(self.table["fold"].isin(folds).to_numpy())
 
@@ -201,7 +193,3 @@ def read_clip_table(path: Path) -> pd.DataFrame:
 def how_to_repair(folder: Path) -> str:
     """What to do about a damaged prepared set."""
     return f"delete {folder} and prepare the set again"
-
-
-def _listed(folds: Sequence[int]) -> str:
-    return ", ".join(str(fold) for fold in folds)

@@ -156,8 +156,7 @@ def find_root(dataset: Dataset, folder: str | Path) -> Path:
         FileNotFoundError: the table is not there.
     """
     folder = Path(folder)
-    candidates = [folder, *sorted(child for child in folder.glob("*") if child.is_dir())]
-    for root in candidates:
+    for root in (folder, *sorted(child for child in folder.glob("*") if child.is_dir())):
         if (root / dataset.table).is_file():
             return root
     raise FileNotFoundError(
@@ -167,11 +166,7 @@ def find_root(dataset: Dataset, folder: str | Path) -> Path:
 
 
 def read_table(dataset: Dataset, root: str | Path) -> pd.DataFrame:
-    """The set's table of clips, one row per clip, sorted by fold and file name.
-
-    Args:
-        dataset: which set.
-        root: folder with the set's table and audio (see `find_root`).
+    """The table of clips in the set's folder (see `find_root`), a row per clip, sorted by fold and file name.
 
     Returns:
         columns `file` (path below `root`), `fold`, `target` (0, 1, ... in the order of `dataset.classes`),
@@ -221,9 +216,7 @@ def prepared_folder(dataset: str, sample_rate: int, data_dir: str | Path | None 
     """Where `prepare` stores a set and `load_clips` looks for it.
 
     Args:
-        dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
-        sample_rate: Hz.
-        data_dir: data folder; by default `ESC_DATA`, or else the repository's `data/`.
+        dataset, sample_rate, data_dir: as for `prepare`.
 
     Raises:
         ValueError: unknown set, or impossible rate.

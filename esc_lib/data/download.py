@@ -180,14 +180,7 @@ def _continues(response: "requests.Response", start: int, record: dict[str, Any]
 
 
 def _save(response: "requests.Response", url: str, part: Path, resumed: bool, size: int | None) -> None:
-    """Checks a response, then appends its body to `part`, or replaces `part` if it is the whole file.
-
-    Args:
-        response: headers received, body not read yet.
-        url: for messages and the record of the version.
-        part: file to write to.
-        resumed: whether the body is the rest of `part`.
-        size: expected size of the whole file in bytes, if known.
+    """Checks a response (its body not read yet), then appends the body to `part` if `resumed`, else replaces `part`.
 
     Raises:
         DownloadError: it is not what was requested; no file was touched.

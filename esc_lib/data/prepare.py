@@ -43,7 +43,7 @@ def prepare(
     data_dir: str | Path | None = None,
     subset: bool = False,
 ) -> Path:
-    """Packs a data set at one sampling rate into `<data_dir>/<dataset>-<sample_rate>/`, ready for `load_clips`.
+    """Packs a data set at one sampling rate into the folder `<data_dir>/<dataset>-<sample_rate>/`, for `load_clips`.
 
     Every recording is decoded, averaged to mono, resampled, truncated to the set's longest duration (5 s for ESC, 4 s
     for UrbanSound8K) and rounded to 16 bits. The folder holds `clips.npy`, `clips.csv` and `dataset.json`, and gets its
@@ -56,9 +56,6 @@ def prepare(
         source: the extracted set or its archive; None generates the synthetic set and downloads the others.
         data_dir: data folder; by default `ESC_DATA`, or else the repository's `data/`.
         subset: accept a source with fewer clips than were published, and mark the prepared set as a subset.
-
-    Returns:
-        the folder.
 
     Raises:
         ValueError: unknown set, impossible rate, a recording or table that cannot be read, or fewer clips than were
@@ -81,13 +78,14 @@ def prepare(
         is_subset = _check_complete(spec, table, root, subset)
         source_sha256 = _hash_recordings(spec, table, root)
         if not _is_ready(folder, subset, source_sha256):
-            _refuse_to_replace_whole(folder, is_subset)
+            if is_subset and _is_ready(folder, subset=False):
+                raise ValueError(
+                    f"{folder} holds the whole set, which a subset would replace: "
+                    "pass another data_dir for the subset, or delete the folder first"
+                )
             metadata = _describe(spec, sample_rate, is_subset, {"name": name, "sha256": source_sha256})
             _pack(spec, table, root, folder, metadata)
     return folder
-
-
-# Where the recordings come from ----------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -102,9 +100,6 @@ def _open_source(spec: Dataset, source: str | Path | None, data: Path) -> Iterat
         return
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=data) as folder:
         yield source.name, extract(source, Path(folder) / "set", max_bytes=spec.max_bytes)
-
-
-# Checks ----------------------------------------------------------------------------------------------------------
 
 
 def _check_complete(spec: Dataset, table: pd.DataFrame, root: Path, subset: bool) -> bool:
@@ -136,14 +131,6 @@ def _is_ready(folder: Path, subset: bool, source_sha256: str | None = None) -> b
     return (subset or not metadata["subset"]) and source_sha256 in (None, metadata["origin"]["sha256"])
 
 
-def _refuse_to_replace_whole(folder: Path, subset: bool) -> None:
-    if subset and _is_ready(folder, subset=False):
-        raise ValueError(
-            f"{folder} holds the whole set, which a subset would replace: "
-            "pass another data_dir for the subset, or delete the folder first"
-        )
-
-
 def _hash_recordings(spec: Dataset, table: pd.DataFrame, root: Path) -> str:
     """SHA-256 of the table and every recording in it: the same recordings have the same hash wherever they are."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -151,14 +138,8 @@ def _hash_recordings(spec: Dataset, table: pd.DataFrame, root: Path) -> str:
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-# Audio -----------------------------------------------------------------------------------------------------------
-
-
 def read_audio(path: str | Path) -> tuple[Waveform, int]:
     """Decodes a recording (anything libsndfile reads) and averages its channels.
-
-    Args:
-        path: the file.
 
     Returns:
         waveform `(frames,)` float32, full scale at 1.0, and its sampling rate in Hz.
@@ -198,9 +179,6 @@ def to_int16(waveform: Waveform, rate: int, sample_rate: int, seconds: float) ->
     resampled = soxr.resample(waveform, rate, sample_rate)
     cut = resampled[: round(seconds * sample_rate)]
     return np.clip(np.rint(cut * 32768), -32768, 32767).astype(np.int16)
-
-
-# Packing ---------------------------------------------------------------------------------------------------------
 
 
 def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, metadata: dict[str, Any]) -> None:

@@ -23,12 +23,8 @@ def official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
     """Downloads or generates the set in `folder`, if it is not there already.
 
     Args:
-        spec: the set.
-        folder: where its recordings go.
+        spec, folder: the set, and where its recordings go.
         downloads: where archives are kept.
-
-    Returns:
-        `folder`.
 
     Raises:
         ValueError: what was downloaded is not the published set.

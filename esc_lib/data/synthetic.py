@@ -19,6 +19,7 @@ alone does not give the class away.
 import csv
 import wave
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,9 @@ def _voice(rng: Generator, pitch: Samples, level: Samples, breath: float) -> Sam
 
 
 def _record(rng: Generator, x: Samples, quiet: float = 0.0, end: float = SECONDS) -> Samples:
-    """Simulates a recording: background noise, a random equaliser, and a peak level between -10 and -1 dB.
+    """Simulates a recording of (LENGTH,): background noise, a random equaliser, a peak level between -10 and -1 dB.
 
-    Args:
-        x: (LENGTH,) the sound.
-        quiet: probability that the clip ends after the event and is zero-padded, as in ESC-50.
-        end: where the event ends, in seconds.
+    With probability `quiet`, the clip ends after the event, at `end` in seconds, and is zero-padded, as in ESC-50.
     """
     x = x / np.max(np.abs(x)) + 10 ** (rng.uniform(-60, -40) / 20) * _noise(rng, rng.uniform(-6, 0))
     gain = np.interp(_OCTAVES, np.arange(11), rng.normal(0, 5, 11)) + rng.normal(0, 1.5) * (_OCTAVES - 5)  # dB
@@ -137,10 +135,9 @@ def dog(rng: Generator) -> Samples:
     count, length, gap = rng.integers(3, 7), rng.uniform(0.12, 0.2), rng.uniform(0.26, 0.4)
     starts = rng.uniform(0.05, 0.5) + np.arange(count) * gap * rng.uniform(0.95, 1.1)
     f = _spread(rng, 300, 700)
-    parts = [
-        (start, length * rng.uniform(0.9, 1.1), (0.7 * f, f * rng.uniform(0.95, 1.1), 0.6 * f), 0.08, 2)
-        for start in starts
-    ]
+    parts = []
+    for start in starts:
+        parts.append((start, length * rng.uniform(0.9, 1.1), (0.7 * f, f * rng.uniform(0.95, 1.1), 0.6 * f), 0.08, 2))
     return _record(rng, _voice(rng, *_syllables(parts), rng.uniform(0.1, 0.3)), 0.85, starts[-1] + length)
 
 
@@ -180,11 +177,8 @@ def sneezing(rng: Generator) -> Samples:
 def rain(rng: Generator) -> Samples:
     """Rain: steady noise from thousands of distant drops a second, and a hundred or so nearby ones."""
     count = int(_spread(rng, 60, 300) * SECONDS)
-    drops = _resonate(
-        _clicks(rng.uniform(0, SECONDS, count), rng.exponential(1, count)),
-        _spread(rng, 1000, 6000, 2),
-        _spread(rng, 800, 2000, 2),
-    )
+    clicks = _clicks(rng.uniform(0, SECONDS, count), rng.exponential(1, count))
+    drops = _resonate(clicks, _spread(rng, 1000, 6000, 2), _spread(rng, 800, 2000, 2))
     return _record(rng, _noise(rng, rng.uniform(-5, 0), 150) + _spread(rng, 0.5, 1.5) * _unit(drops))
 
 
@@ -231,21 +225,10 @@ def chainsaw(rng: Generator) -> Samples:
     return _record(rng, _unit(bangs) * (1 + 0.4 * throttle) + _spread(rng, 0.03, 0.15) * _noise(rng, -3))
 
 
-SOUNDS: dict[str, Callable[[Generator], Samples]] = {
-    sound.__name__: sound
-    for sound in (
-        dog,
-        rain,
-        sea_waves,
-        crying_baby,
-        clock_tick,
-        sneezing,
-        helicopter,
-        chainsaw,
-        rooster,
-        crackling_fire,
-    )
-}
+_SOUNDS = (
+    dog, rain, sea_waves, crying_baby, clock_tick, sneezing, helicopter, chainsaw, rooster, crackling_fire,
+)  # fmt: skip
+SOUNDS: dict[str, Callable[[Generator], Samples]] = {sound.__name__: sound for sound in _SOUNDS}
 
 
 def make_synthetic(root: str | Path, *, seed: int = 0, clips_per_class: int = 4) -> Path:
@@ -253,17 +236,11 @@ def make_synthetic(root: str | Path, *, seed: int = 0, clips_per_class: int = 4)
 
     Each clip is 5 s long, at 44.1 kHz, mono, 16-bit. Its random numbers depend only on (seed, fold, class, index), not
     on the other clips, and the same seed gives the same bytes. Every clip is its own source recording: no `src_file` is
-    in two folds.
-
-    The folder gets its name only once it is complete: a run that was killed leaves nothing that looks finished.
+    in two folds. The folder gets its name only once it is complete.
 
     Args:
-        root: the folder to create.
-        seed: 0 or more; another seed gives other clips.
+        root, seed: the folder to create, which is returned, and a number from 0; another gives other clips.
         clips_per_class: clips of each class in each of the 5 folds; 4 makes 200 clips, 88 MB.
-
-    Returns:
-        `root` as a Path.
 
     Raises:
         FileExistsError: `root` exists already.
@@ -275,12 +252,8 @@ def make_synthetic(root: str | Path, *, seed: int = 0, clips_per_class: int = 4)
     with atomic_folder(root) as part:
         for folder in ("audio", "meta"):
             (part / folder).mkdir()
-        rows = [
-            _write_clip(part, seed, fold, name, index)
-            for fold in range(1, FOLDS + 1)
-            for name in SOUNDS
-            for index in range(clips_per_class)
-        ]
+        clips = product(range(1, FOLDS + 1), SOUNDS, range(clips_per_class))
+        rows = [_write_clip(part, seed, *clip) for clip in clips]
         with open(part / "meta" / "esc50.csv", "w", newline="", encoding="ascii") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *sorted(rows)])
     return root

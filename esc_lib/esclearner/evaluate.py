@@ -22,9 +22,7 @@ def esclearner_protocol(run: Run, model: nn.Module, load: Callable[..., Clips]) 
     """The clips that count, their probabilities `(clips, n_classes)`, and what the result must say about them.
 
     Args:
-        run: a run of esc-learner.
-        model: its network, in eval mode.
-        load: loads the clips, given the settings.
+        run, model, load: as for `esc_lib.evaluation.evaluate.course_protocol`.
 
     Raises:
         ValueError: not a run of esc-learner, or no clip counts.
@@ -55,15 +53,19 @@ def predict_as_esclearner(model: nn.Module, clips: Clips, config: TrainConfig) -
     share of the clips. Its first runs, those without "bc", were tested on trimmed and padded clips in their time.
 
     Args:
-        model: the network, in eval mode.
+        model, config: the network, in eval mode, and its run's settings.
         clips: on the network's device, not trimmed.
-        config: the run's settings.
 
     Shape:
         `(clips, n_classes)` float32 (zeros for those that do not count), `(clips,)` bool, both on the CPU
     """
     whole = config.architecture in M_NETS
-    clips, starts = _centred(clips, config) if whole else (clips, _unpadded_starts(clips, config))
+    if whole:
+        trimmed = trim_silence(clips)
+        clips = replace(clips, frames=trimmed.offsets + trimmed.frames - clips.offsets)  # leading zeros stay
+        starts = -((config.crop_samples - clips.frames) // 2)[:, None]  # crop and clip have the same middle
+    else:
+        starts = even_starts(clips.frames, config.crop_samples, config.crops, pad=False)
     probabilities = torch.zeros(len(clips), len(clips.classes))
     counts = torch.zeros(len(clips), dtype=torch.bool)
     with precision_context(config.precision, clips.samples.device):
@@ -74,15 +76,3 @@ def predict_as_esclearner(model: nn.Module, clips: Clips, config: TrainConfig) -
             if len(x):
                 probabilities[i], counts[i] = model(x).float().mean(dim=0).softmax(dim=0).cpu(), True
     return probabilities, counts
-
-
-def _unpadded_starts(clips: Clips, config: TrainConfig) -> Tensor:
-    """Where the crops of each clip start, at equal distances inside the clip: `(clips, crops)`."""
-    return even_starts(clips.frames, config.crop_samples, config.crops, pad=False)
-
-
-def _centred(clips: Clips, config: TrainConfig) -> tuple[Clips, Tensor]:
-    """The clips without trailing zeros, and where the one crop starts that has the same middle: `(clips, 1)`."""
-    trimmed = trim_silence(clips)
-    clips = replace(clips, frames=trimmed.offsets + trimmed.frames - clips.offsets)  # leading zeros stay
-    return clips, -((config.crop_samples - clips.frames) // 2)[:, None]

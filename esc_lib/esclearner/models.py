@@ -1,12 +1,11 @@
 """esc-learner's networks, where they differ from the papers'; its EnvNets are the same but for a constant."""
 
-from typing import cast
+from typing import Any, cast
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import Network, check_waveforms, conv_block
+from esc_lib.models.blocks import Network, conv_block
+from esc_lib.models.wavemsnet import WaveMsNet
 from esc_lib.models.wavemxnet import M3, M5, M11, M18, WaveMxNet
 
 
@@ -51,13 +50,10 @@ class M18EscLearner(EscLearnerMNet, M18):
 def conv(
     n_in: int, n_out: int, kernel: tuple[int, int], *, stride: int = 1, pool: tuple[int, int] | None = None
 ) -> nn.Sequential:
-    """Unpadded convolution with bias, batch norm, ReLU and pooling.
+    """The paper's, unpadded.
 
     Args:
-        n_in, n_out: channels.
-        kernel: size (bands, samples or frames).
-        stride: along time.
-        pool: size of the max-pooling's windows; None for none.
+        n_in, n_out, kernel, stride, pool: as for `esc_lib.models.wavemsnet.conv`.
     """
     return conv_block(nn.Conv2d(n_in, n_out, kernel, (1, stride)), pool=pool)
 
@@ -66,8 +62,7 @@ def branch(kernel: int, stride: int, pool: int) -> nn.Sequential:
     """One scale: two convolutions along time and a padded pooling, `(B, 1, 1, 66250)` -> `(B, 32, 1, 441)`.
 
     Args:
-        kernel, stride: of the first convolution, in samples.
-        pool: frames of this length, in samples of the second convolution's output.
+        kernel, stride, pool: as for `esc_lib.models.wavemsnet.branch`.
     """
     return nn.Sequential(
         conv(1, 32, (1, kernel), stride=stride),
@@ -81,9 +76,6 @@ class WaveMsNetEscLearner(Network):
 
     The paper's is `esc_lib.models.wavemsnet.WaveMsNet`. At 50 classes it has 22,181,202 parameters, this one 7,501,138:
     unpadded, the 3x3 convolutions leave a map of 2 by 3 for the classifier instead of 4 by 5.
-
-    Args:
-        n_classes: number of outputs.
 
     Shape:
         `(batch, 1, 66250)` waveform at 44.1 kHz, full scale at 1.0 -> `(batch, n_classes)` logits
@@ -99,33 +91,17 @@ class WaveMsNetEscLearner(Network):
         self.branch1 = branch(11, stride=1, pool=150)
         self.branch2 = branch(51, stride=5, pool=30)
         self.branch3 = branch(101, stride=10, pool=15)
-        self.conv3 = conv(1, 64, (3, 3), pool=(3, 11))
-        self.conv4 = conv(64, 128, (3, 3), pool=(2, 2))
-        self.conv5 = conv(128, 256, (3, 3), pool=(2, 2))
-        self.conv6 = conv(256, 256, (3, 3), pool=(2, 2))
+        self.conv3 = conv(1, 64, (3, 3), pool=(3, 11))  # -> (B, 64, 94, 439) -> (B, 64, 31, 39)
+        self.conv4 = conv(64, 128, (3, 3), pool=(2, 2))  # -> (B, 128, 29, 37) -> (B, 128, 14, 18)
+        self.conv5 = conv(128, 256, (3, 3), pool=(2, 2))  # -> (B, 256, 12, 16) -> (B, 256, 6, 8)
+        self.conv6 = conv(256, 256, (3, 3), pool=(2, 2))  # -> (B, 256, 4, 6) -> (B, 256, 2, 3)
         self.fc1 = nn.Linear(256 * 2 * 3, 4096)
         self.fc2 = nn.Linear(4096, n_classes)
         self.dropout = nn.Dropout(0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self)
-        return self.classify(self.features(x))
-
-    def features(self, x: Tensor) -> Tensor:
-        """The learned time-frequency map: 3 x 32 bands by 441 frames of 3.4 ms."""
-        x = x.unsqueeze(2)  # (B, 1, 66250) -> (B, 1, 1, 66250)
-        scales = [self.branch1(x), self.branch2(x), self.branch3(x)]  # -> 3 x (B, 32, 1, 441)
-        return torch.cat(scales, dim=1).transpose(1, 2)  # -> (B, 1, 96, 441)
-
-    def classify(self, x: Tensor) -> Tensor:
-        """From the map to the classes: `(B, 1, 96, 441)` -> `(B, n_classes)` logits."""
-        x = self.conv3(x)  # -> (B, 64, 94, 439) -> (B, 64, 31, 39)
-        x = self.conv4(x)  # -> (B, 128, 29, 37) -> (B, 128, 14, 18)
-        x = self.conv5(x)  # -> (B, 256, 12, 16) -> (B, 256, 6, 8)
-        x = self.conv6(x)  # -> (B, 256, 4, 6) -> (B, 256, 2, 3)
-        x = x.flatten(1)  # -> (B, 1536)
-        x = self.dropout(F.relu(self.fc1(x)))  # -> (B, 4096)
-        return self.fc2(x)  # -> (B, n_classes)
+    # The paper's operations, on maps of other sizes.
+    features = cast(Any, WaveMsNet.features)  # -> (B, 1, 96, 441)
+    classify = cast(Any, WaveMsNet.classify)
 
 
 M_NETS: dict[str, type[Network]] = {

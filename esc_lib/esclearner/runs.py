@@ -24,11 +24,7 @@ class EscLearnerRun(Run):
 
 
 def read_run(path: Path, settings: dict[str, Any]) -> EscLearnerRun | None:
-    """Opens a run directory of esc-learner; None if it is none. Only its settings have a "max_length".
-
-    Args:
-        path: the run directory.
-        settings: its `config.json`.
+    """Opens a run directory of these settings; None if it is none of esc-learner's, which alone have a "max_length".
 
     Raises:
         ValueError: a setting is unknown, missing or impossible, by name; a file is damaged; or it is a run of the first

@@ -15,14 +15,11 @@ _OF_SGD = {"lr_gamma", "schedule", "momentum", "freeze_epoch", "crops", "bc"}  #
 
 
 def convert_settings(settings: dict[str, Any]) -> TrainConfig:
-    """The settings of a run as a `TrainConfig`.
+    """The settings in a run's `config.json` as a `TrainConfig`.
 
     The learning rate is constant, because esc-learner never applied its schedule. Clips are trimmed and padded as in
     its training: both, or with between-class learning neither. (It meant to trim leading zeros too and did not; here
     they are trimmed.) Its folders ("data", "save") mean nothing elsewhere and are left out.
-
-    Args:
-        settings: its `config.json`.
 
     Raises:
         ValueError: a setting is unknown, missing or impossible, by name; or there is no such network.
@@ -31,7 +28,7 @@ def convert_settings(settings: dict[str, Any]) -> TrainConfig:
     settings = _updated(settings)
     if architecture in M_NETS:
         _check_keys(settings, _SHARED | {"m"})
-        others = _of_m_nets()
+        others: dict[str, Any] = dict(optimizer="adam", crops=1)  # a clip is a single crop, centred in it
     else:
         settings.setdefault("bc", False)  # the first runs are older than it
         _check_keys(settings, _SHARED | _OF_SGD | ({"model"} & settings.keys()))
@@ -83,11 +80,6 @@ def _check_keys(settings: dict[str, Any], expected: set[str]) -> None:
     for problem, keys in (("lack", expected - settings.keys()), ("hold the unknown", settings.keys() - expected)):
         if keys:
             raise ValueError(f"esc-learner's settings {problem} {', '.join(sorted(keys))}")
-
-
-def _of_m_nets() -> dict[str, Any]:
-    """A clip is a single crop, centred in it; the learning rate is Adam's."""
-    return dict(optimizer="adam", crops=1)
 
 
 def _of_sgd(settings: dict[str, Any], architecture: str) -> dict[str, Any]:

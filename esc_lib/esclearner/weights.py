@@ -10,11 +10,7 @@ from esc_lib.models.wavemxnet import WaveMxNet
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Loads what esc-learner saved into a network, in place.
-
-    Args:
-        model: EnvNet, EnvNet-v2 or one of `esc_lib.esclearner.models.NETWORKS`.
-        state: its state dict.
+    """Loads esc-learner's state dict into an EnvNet, an EnvNet-v2 or one of `NETWORKS`, in place.
 
     Raises:
         ValueError: a tensor is missing or unknown, by its name there.
@@ -23,14 +19,12 @@ def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
     if isinstance(model, WaveMsNetEscLearner):
         state = _updated(state)
     theirs = _their_names(model)
-    for problem, keys in (
-        ("lacks", theirs.keys() - state.keys()),
-        ("holds the unknown", state.keys() - theirs.keys()),
-    ):
+    for problem, keys in (("lacks", theirs.keys() - state.keys()), ("holds the unknown", state.keys() - theirs.keys())):
         if keys:
             raise ValueError(f"it {problem} {', '.join(sorted(map(str, keys)))}")
+    own = {ours: state[name] for name, ours in theirs.items()}
     # Its M-nets' filters have one dimension, ours two, the first of them 1.
-    model.load_state_dict({ours: _with_height(state[name]) for name, ours in theirs.items()})
+    model.load_state_dict({ours: weight.unsqueeze(2) if weight.ndim == 3 else weight for ours, weight in own.items()})
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.eps = 1e-5  # PyTorch's; our EnvNets have Chainer's
@@ -45,10 +39,6 @@ def _updated(state: dict[str, Tensor]) -> dict[str, Tensor]:
     filters = [key for key in state if re.search(r"conv\d\.module\.0\.weight$", key)]
     biases = {key.replace("weight", "bias"): torch.zeros(len(state[key])) for key in filters}
     return state if biases.keys() & state.keys() else state | biases
-
-
-def _with_height(weight: Tensor) -> Tensor:
-    return weight.unsqueeze(2) if weight.ndim == 3 else weight
 
 
 def _their_names(model: nn.Module) -> dict[str, str]:

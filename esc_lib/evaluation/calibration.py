@@ -1,4 +1,7 @@
-"""Probabilities that can be trusted: how reliable they are, and the temperature that makes them so."""
+"""Probabilities that can be trusted: how reliable they are, and the temperature that makes them so.
+
+Source: C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+"""
 
 from pathlib import Path
 
@@ -17,8 +20,7 @@ Targets = npt.NDArray[np.integer]
 def calibrate(run: Run | str | Path, predictions: pd.DataFrame, *, fitted_on: str, checkpoint: str = "result") -> float:
     """Fits the temperature that suits predictions best, and stores it with the run: `predict` applies it.
 
-    The order of the classes does not change, nor does any accuracy. Source: C. Guo, G. Pleiss, Y. Sun, K. Weinberger,
-    "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+    The order of the classes does not change, nor does any accuracy.
 
     Args:
         run: a run, or its directory.
@@ -61,19 +63,14 @@ def reliability(probabilities: Probabilities, targets: Targets) -> pd.DataFrame:
 
 
 def calibration_error(probabilities: Probabilities, targets: Targets) -> float:
-    """Expected calibration error: mean over the clips of the gap between confidence and accuracy in their bin.
-
-    Source: C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, eq. 3.
-    """
+    """Expected calibration error (Guo et al., eq. 3): mean over the clips of their bin's gap in `reliability`."""
     table = reliability(probabilities, targets)
     gap = (table["confidence"] - table["accuracy"]).abs()
     return float(np.average(gap, weights=table["clips"]))
 
 
 def fit_temperature(probabilities: Probabilities, targets: Targets) -> float:
-    """The temperature at which probabilities have the lowest log loss.
-
-    Fit it on clips that are neither trained nor reported on. Source: Guo et al., ICML 2017, section 4.2.
+    """The temperature at which probabilities have the lowest log loss (Guo et al., section 4.2).
 
     Shape:
         probabilities: `(clips, n_classes)`; targets: `(clips,)` -> one number, above 1 if the network was overconfident

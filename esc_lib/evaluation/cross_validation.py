@@ -82,11 +82,8 @@ class CrossValidation:
 
     def per_run(self) -> pd.DataFrame:
         """`runs` with Wilson's 95 % interval of each accuracy: what it may be on other clips of the same kind."""
-        counts = zip(self.runs["correct"], self.runs["clips"], strict=True)
-        intervals = [wilson_interval(correct, clips) for correct, clips in counts]
-        return self.runs.assign(
-            **{"95 % from": [low for low, _ in intervals], "95 % to": [high for _, high in intervals]}
-        )
+        low, high = zip(*map(wilson_interval, self.runs["correct"], self.runs["clips"]), strict=True)
+        return self.runs.assign(**{"95 % from": low, "95 % to": high})
 
     def correct(self) -> pd.Series:
         """The share of seeds that classify each clip correctly."""
@@ -230,14 +227,8 @@ def _fold_config(config: TrainConfig, available: list[int], fold: int, seed: int
     validation_folds = (after,) if validation else ()
     train_folds = tuple(other for other in available if other not in (fold, *validation_folds))
     start_from = config.start_from and str(Path(config.start_from).expanduser().resolve() / run_name(fold, seed))
-    return replace(
-        config,
-        train_folds=train_folds,
-        eval_folds=(fold,),
-        validation_folds=validation_folds,
-        seed=seed,
-        start_from=start_from,
-    )
+    folds: dict[str, Any] = dict(train_folds=train_folds, eval_folds=(fold,), validation_folds=validation_folds)
+    return replace(config, **folds, seed=seed, start_from=start_from)
 
 
 def run_name(fold: int, seed: int) -> str:
@@ -272,9 +263,8 @@ def _job(config: TrainConfig, fold: int, path: Path, data_dir: Path, device: str
         # Without bars: many at a time are of no use.
         run = train(config, data_dir=data_dir, save_dir=path, run_dir=name, device=device, progress=False, locked=True)
         if config.validation_folds:
-            checked = evaluate(run, folds=config.validation_folds, data_dir=data_dir, device=device)
-            fitted_on = f"fold {config.validation_folds[0]}, which chose the epoch"
-            calibrate(run, checked.predictions, fitted_on=fitted_on)
+            found = evaluate(run, folds=config.validation_folds, data_dir=data_dir, device=device)
+            calibrate(run, found.predictions, fitted_on=f"fold {config.validation_folds[0]}, which chose the epoch")
         evaluate(run, data_dir=data_dir, device=device)
 
 
@@ -294,9 +284,7 @@ def _read(path: Path, configs: dict[tuple[int, int], TrainConfig], subset: bool,
         data.append({key: result[key] for key in ("dataset", "subset", "source_sha256")})
         of_result = [result[key] for key in ("epoch", "correct", "clips", "acc")]
         runs.append((fold, seed, *of_result, best, minutes, temperature))
-        of_run = pd.read_csv(file.with_name("predictions.csv")).rename(
-            columns={"source": "recording"}
-        )  # its older name
+        of_run = pd.read_csv(file.with_name("predictions.csv")).rename(columns={"source": "recording"})  # older
         of_run.insert(0, "seed", seed)
         predictions.append(of_run)
     columns = ["fold", "seed", "epoch", "correct", "clips", "accuracy", "best", "minutes", "temperature"]

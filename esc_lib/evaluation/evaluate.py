@@ -29,12 +29,8 @@ def course_protocol(run: Run, model: nn.Module, load: Callable[..., Clips]) -> t
     """Every clip counts; the probabilities of its crops are averaged.
 
     Args:
-        run: the run.
-        model: its network, on the device.
+        run, model: the run, and its network, on the device.
         load: loads the clips to be tested on, given the settings.
-
-    Shape:
-        probabilities: `(clips, n_classes)`
     """
     clips = load(run.config)
     return clips, predict_probabilities(model, clips, run.config), {}
@@ -118,12 +114,9 @@ def evaluate(
     load = partial(load_folds, folds=tested, data_dir=data_dir, device=place)
     clips, probabilities, remarks = PROTOCOLS[protocol](run, model, load)
     predictions = _predictions(clips, probabilities)
-    evaluation = Evaluation(
-        path=run.path / _folder(run, checkpoint, tested, protocol),
-        result={**_result(run, checkpoint, clips, predictions, tested), **remarks},
-        confusion=confusion(predictions, list(clips.classes)),
-        predictions=predictions,
-    )
+    path = run.path / _folder(run, checkpoint, tested, protocol)
+    result = {**_result(run, checkpoint, clips, predictions, tested), **remarks}
+    evaluation = Evaluation(path, result, confusion(predictions, list(clips.classes)), predictions)
     _write(evaluation)
     return evaluation
 
@@ -209,10 +202,9 @@ def _selection(run: Run, checkpoint: str, tested: tuple[int, ...]) -> str:
     return f"{epoch} that did best on the evaluation folds themselves: too high to report"
 
 
-def _write(evaluation: Evaluation) -> None:
-    evaluation.path.mkdir(exist_ok=True)
-    confusion = evaluation.confusion.rename_axis("true (rows) \\ predicted (columns)")
-    tables = {"confusion_matrix.csv": confusion.to_csv(), "predictions.csv": evaluation.predictions.to_csv(index=False)}
-    for name, text in tables.items():
-        atomic_write(evaluation.path / name, methodcaller("write", text.encode()))
-    write_json(evaluation.path / "result.json", evaluation.result)
+def _write(found: Evaluation) -> None:
+    found.path.mkdir(exist_ok=True)
+    table = found.confusion.rename_axis("true (rows) \\ predicted (columns)").to_csv().encode()
+    atomic_write(found.path / "confusion_matrix.csv", methodcaller("write", table))
+    atomic_write(found.path / "predictions.csv", methodcaller("write", found.predictions.to_csv(index=False).encode()))
+    write_json(found.path / "result.json", found.result)

@@ -64,13 +64,10 @@ def predict(
     temperature = run.temperature(checkpoint)
     probabilities = pd.Series(with_temperature(mean.numpy(), temperature)[0], recording.classes, name="probability")
     centre = (recording.offsets.cpu() + start.cpu() + length / 2) / config.sample_rate
+    seconds = pd.Index(centre.numpy().round(3), name="seconds")
     return Prediction(
         top=probabilities.sort_values(ascending=False, kind="stable").head(top).rename_axis("class").reset_index(),
-        windows=pd.DataFrame(
-            with_temperature(of_windows.numpy(), temperature),
-            pd.Index(centre.numpy().round(3), name="seconds"),
-            recording.classes,
-        ),
+        windows=pd.DataFrame(with_temperature(of_windows.numpy(), temperature), seconds, recording.classes),
         seconds=len(recording.samples) / config.sample_rate,
     )
 

@@ -33,13 +33,10 @@ def bootstrap_interval(
     Clips that were cut from one recording sound alike and are right or wrong together, so they are drawn together.
 
     Args:
-        correct: whether each clip was classified correctly; or, with several seeds, in what share of them.
-        recording: the recording of each clip; if not given, each is a recording of its own.
+        correct: `(clips,)`, whether each was classified correctly; or, with several seeds, in what share of them.
+        recording: `(clips,)`, the recording of each; if not given, each is a recording of its own.
         confidence: share of the resamples inside the interval.
         seed: of the resampling.
-
-    Shape:
-        correct, recording: `(clips,)`
 
     Raises:
         ValueError: fewer than two recordings.
@@ -67,8 +64,8 @@ def mcnemar(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> float:
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
     Psychometrika 12, 1947.
 
-    Args:
-        correct_a, correct_b: whether each model was right, for the same clips in the same order.
+    Shape:
+        whether each model was right, for the same clips in the same order: `(clips,)` bool, twice
 
     Raises:
         ValueError: not the same number of clips.

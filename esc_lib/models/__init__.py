@@ -29,10 +29,7 @@ READ_ONLY: dict[str, type[Network]] = {}
 
 
 def get_architecture(name: str) -> type[Network]:
-    """The network's class.
-
-    It has the `SAMPLE_RATE` (Hz) and `INPUT_SAMPLES` of its paper, all `LENGTHS` of input that it takes, and the
-    names of the layers of its `FRONT_END`: what stays fixed when only the classifier is trained.
+    """The network's class, which states the rate and lengths of its input (see `Network`).
 
     Raises:
         ValueError: no such network; the message lists those there are.
@@ -44,11 +41,7 @@ def get_architecture(name: str) -> type[Network]:
 
 
 def build_model(name: str, n_classes: int) -> Network:
-    """A network with fresh random weights (drawn from torch's global generator).
-
-    Args:
-        name: "envnet", "envnetv2", "wavemsnet", "wavemsnet_logmel", "m3", "m5", "m11", "m18", "m34res" or "acdnet".
-        n_classes: number of outputs, at least 2.
+    """A network of `ARCHITECTURES` with fresh random weights (drawn from torch's global generator).
 
     Shape:
         the network takes `(batch, 1, samples)` waveforms and returns `(batch, n_classes)` logits

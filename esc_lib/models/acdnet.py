@@ -3,15 +3,14 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import Network, check_waveforms, conv_block, he_conv, linear
+from esc_lib.models.blocks import Network, conv_block, he_conv, linear
 
 
 def conv3x3(n_in: int, n_out: int, *, pool: tuple[int, int] | None = None) -> nn.Sequential:
     """Convolution of 3 x 3 that keeps the map's size, batch norm, ReLU and pooling.
 
     Args:
-        n_in, n_out: channels.
-        pool: size (bands, frames) of the max-pooling's windows; None for none.
+        n_in, n_out, pool: channels, and the size (bands, frames) of the max-pooling's windows, None for none.
 
     Shape:
         `(batch, n_in, F, T) -> (batch, n_out, F', T')`
@@ -45,9 +44,6 @@ class ACDNet(Network):
     Pipeline for Deep Acoustic Networks on Extremely Resource-Constrained Devices", Pattern Recognition 133, 2023,
     Table 2, and the authors' code. Their network ends in a softmax; here it returns logits, as all others do.
 
-    Args:
-        n_classes: number of outputs.
-
     Shape:
         `(batch, 1, 30225)` waveform at 20 kHz, or `(batch, 1, 66650)` at 44.1 kHz, full scale at 1.0 ->
         `(batch, n_classes)` logits
@@ -70,10 +66,6 @@ class ACDNet(Network):
         self.conv12 = conv_block(he_conv(512, n_classes, (1, 1)))
         self.fc = linear(n_classes, n_classes)
         self.dropout = nn.Dropout(0.2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self)
-        return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
         """The learned map of 64 bands by 151 frames of 10 ms: `(B, 1, 30225)` -> `(B, 1, 64, 151)`."""

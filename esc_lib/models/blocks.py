@@ -9,19 +9,39 @@ CHAINER_EPS = 2e-5
 
 
 class Network(nn.Module):
-    """What every network of the course states about itself; it adds nothing to `nn.Module` but these names.
+    """What all networks of the course have in common: `features` makes a map of the waveform, `classify` reads it.
 
     Attributes:
         SAMPLE_RATE: of its input, in Hz.
         INPUT_SAMPLES: length of its paper's input.
         LENGTHS: all lengths of input that it takes.
         FRONT_END: names of the layers that stay fixed when only the classifier is trained.
+
+    Shape:
+        `(batch, 1, samples)` waveform, full scale at 1.0 -> `(batch, n_classes)` logits
+
+    Raises:
+        ValueError: a batch of another shape; the message names the network.
     """
 
     SAMPLE_RATE: ClassVar[int]
     INPUT_SAMPLES: ClassVar[int]
     LENGTHS: ClassVar[range | tuple[int, ...]]
     FRONT_END: ClassVar[tuple[str, ...]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] not in self.LENGTHS:
+            expected = f"(batch, 1, {lengths_text(self.LENGTHS)})"
+            raise ValueError(f"{type(self).__name__} takes waveforms of shape {expected}, got {tuple(x.shape)}")
+        return self.classify(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the front-end makes of the waveforms."""
+        raise NotImplementedError
+
+    def classify(self, x: Tensor) -> Tensor:
+        """From what `features` returns to the logits."""
+        raise NotImplementedError
 
 
 def conv_block(
@@ -63,8 +83,7 @@ def he_conv(
     """Convolution without bias whose weights start He-normal (He et al., ICCV 2015).
 
     Args:
-        n_in, n_out: channels.
-        kernel, stride, padding: (bands, samples or frames), as for `nn.Conv2d`.
+        n_in, n_out, kernel, stride, padding: as for `nn.Conv2d`; sizes are (bands, samples or frames).
     """
     conv = nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -77,19 +96,6 @@ def linear(n_in: int, n_out: int) -> nn.Linear:
     nn.init.normal_(layer.weight, std=n_in**-0.5)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def check_waveforms(x: Tensor, network: Network) -> None:
-    """Checks that a batch is `(batch, 1, samples)` with a length that the network takes.
-
-    Raises:
-        ValueError: the shape does not fit; the message names the network.
-    """
-    if x.ndim != 3 or x.shape[1] != 1 or x.shape[2] not in network.LENGTHS:
-        raise ValueError(
-            f"{type(network).__name__} takes waveforms of shape (batch, 1, {lengths_text(network.LENGTHS)}), "
-            f"got {tuple(x.shape)}"
-        )
 
 
 def lengths_text(lengths: range | tuple[int, ...]) -> str:

@@ -17,10 +17,10 @@ from esc_lib.models.acdnet import PoolToFrames
 from esc_lib.models.cpu_operations import batch_norm, convolve, fold_norm, norm_and_pool
 from esc_lib.models.wavemsnet import WaveMsNet
 
-Network = TypeVar("Network", bound=nn.Module)
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def accelerate(model: Network) -> Network:
+def accelerate(model: Model) -> Model:
     """Gives the blocks of a network their faster computation, in place.
 
     A block is an `nn.Sequential` of a convolution and its batch norm, then ReLU and max-pooling if it has them. Hooks

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import CHAINER_EPS, Network, check_waveforms, conv_block, he_conv, linear
+from esc_lib.models.blocks import CHAINER_EPS, Network, conv_block, he_conv, linear
 
 
 class EnvNet(Network):
@@ -13,9 +13,6 @@ class EnvNet(Network):
     ICASSP 2017, layer by layer as in the authors' code for "Learning from Between-class Examples for Deep Sound
     Recognition", ICLR 2018, with its He initialisation. How the fully connected layers start (variance 1 / inputs,
     zero bias) is not stated there; it is our choice.
-
-    Args:
-        n_classes: number of outputs.
 
     Shape:
         `(batch, 1, 24014)` waveform at 16 kHz, full scale at 1.0 -> `(batch, n_classes)` logits
@@ -36,10 +33,6 @@ class EnvNet(Network):
         self.fc6 = linear(4096, 4096)
         self.fc7 = linear(4096, n_classes)
         self.dropout = nn.Dropout(0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self)
-        return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
         """The learned map of 40 bands by 150 frames of 10 ms: `(B, 1, 24014)` -> `(B, 1, 40, 150)`."""

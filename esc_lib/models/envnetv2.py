@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import CHAINER_EPS, Network, check_waveforms, conv_block, he_conv, linear
+from esc_lib.models.blocks import CHAINER_EPS, Network, conv_block, he_conv, linear
 
 
 def conv(
@@ -13,8 +13,7 @@ def conv(
 
     Args:
         n_in, n_out: channels.
-        kernel: size (bands, samples or frames).
-        stride: along time.
+        kernel, stride: size (bands, samples or frames), and stride along time.
         pool: size of the max-pooling's windows; None for none.
 
     Shape:
@@ -29,9 +28,6 @@ class EnvNetV2(Network):
     Source: Y. Tokozume, Y. Ushiku, T. Harada, "Learning from Between-class Examples for Deep Sound Recognition",
     ICLR 2018, layer by layer as in the authors' code, with its He initialisation. How the fully connected layers start
     (variance 1 / inputs, zero bias) is not stated there; it is our choice.
-
-    Args:
-        n_classes: number of outputs.
 
     Shape:
         `(batch, 1, 66650)` waveform at 44.1 kHz, full scale at 1.0 -> `(batch, n_classes)` logits
@@ -55,10 +51,6 @@ class EnvNetV2(Network):
         self.fc12 = linear(4096, 4096)
         self.fc13 = linear(4096, n_classes)
         self.dropout = nn.Dropout(0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self)
-        return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
         """The learned map of 64 bands by 260 frames of 5.8 ms: `(B, 1, 66650)` -> `(B, 1, 64, 260)`."""

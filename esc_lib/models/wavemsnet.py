@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import Network, check_waveforms, conv_block
+from esc_lib.models.blocks import Network, conv_block
 
 N_FFT, HOP, BANDS, FRAMES = 2048, 150, 96, 441
 
@@ -16,15 +16,13 @@ def conv(
 
     Args:
         n_in, n_out: channels.
-        kernel: size (bands, samples or frames).
-        stride: along time.
+        kernel, stride: size (bands, samples or frames), and stride along time.
         pool: size of the max-pooling's windows; None for none.
 
     Shape:
         `(batch, n_in, F, T) -> (batch, n_out, F', T')`
     """
-    padding = (kernel[0] // 2, kernel[1] // 2)
-    return conv_block(nn.Conv2d(n_in, n_out, kernel, (1, stride), padding), pool=pool)
+    return conv_block(nn.Conv2d(n_in, n_out, kernel, (1, stride), (kernel[0] // 2, kernel[1] // 2)), pool=pool)
 
 
 def branch(kernel: int, stride: int, pool: int) -> nn.Sequential:
@@ -46,9 +44,6 @@ class WaveMsNet(Network):
     Source: B. Zhu, C. Wang, F. Liu, J. Lei, Z. Huang, Y. Peng, F. Li, "Learning Environmental Sounds with Multi-scale
     Convolutional Neural Network", IJCNN 2018, phase 1, layer by layer as in the authors' code. That code feeds the map
     twice in phase 1, to keep a second input channel for phase 2; here it has one channel, and phase 2 adds the other.
-
-    Args:
-        n_classes: number of outputs.
 
     Shape:
         `(batch, 1, 66150)` waveform at 44.1 kHz, full scale at 1.0 -> `(batch, n_classes)` logits
@@ -73,10 +68,6 @@ class WaveMsNet(Network):
         self.fc1 = nn.Linear(256 * 4 * 5, 4096)
         self.fc2 = nn.Linear(4096, n_classes)
         self.dropout = nn.Dropout(0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self)
-        return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
         """The learned map of 3 x 32 bands by 441 frames of 3.4 ms: `(B, 1, 66150)` -> `(B, 1, 96, 441)`."""
@@ -133,10 +124,7 @@ class LogMel(nn.Module):
 class WaveMsNetLogMel(WaveMsNet):
     """WaveMsNet's phase 2: the classifier sees the learned map and a log-mel spectrogram as two channels.
 
-    Source: as for `WaveMsNet`; how the authors trained it is in `esc_lib.training.recipes`.
-
-    Shape:
-        as for `WaveMsNet`: the spectrogram is computed inside, on the waveform's device
+    Source and shape are those of `WaveMsNet`: the spectrogram is computed inside, on the waveform's device.
     """
 
     MAPS = 2
@@ -150,11 +138,7 @@ class WaveMsNetLogMel(WaveMsNet):
         return torch.cat([super().features(x), self.logmel(x)], dim=1)
 
     def load_phase_1(self, state: dict[str, Tensor]) -> None:
-        """Takes over a `WaveMsNet`'s parameters; only conv3's weights for the log-mel spectrogram stay as they were.
-
-        Args:
-            state: its state dict.
-        """
+        """Takes over a `WaveMsNet`'s state dict; only conv3's weights for the log-mel spectrogram stay as they were."""
         weight = self.conv3.get_parameter("0.weight").detach().clone()
         weight[:, :1] = state["conv3.0.weight"]
         self.load_state_dict({**state, "conv3.0.weight": weight})

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esc_lib.models.blocks import Network, check_waveforms, conv_block
+from esc_lib.models.blocks import Network, conv_block
 
 POOL = (1, 4)
 
@@ -26,8 +26,7 @@ def conv(
     """
     layer = nn.Conv2d(n_in, n_out, (1, kernel), (1, stride), (0, (kernel - stride) // 2))
     nn.init.xavier_uniform_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.get_parameter("bias"))
     return conv_block(layer, relu=relu, pool=POOL if pooled else None, ceil_mode=True)
 
 
@@ -67,9 +66,6 @@ class WaveMxNet(Network):
         STAGES: output channels of the first layer, then of the layers of each stage. There is a pooling before each
             stage, here at the end of what comes before it. An empty stage is a pooling alone.
 
-    Args:
-        n_classes: number of outputs.
-
     Shape:
         `(batch, 1, samples)` waveform at 8 kHz, 4 samples or more -> `(batch, n_classes)` logits
     """
@@ -96,17 +92,8 @@ class WaveMxNet(Network):
         nn.init.zeros_(self.fc.bias)
 
     def _layer(self, n_in: int, n_out: int, *, pooled: bool) -> nn.Module:
-        """What the stages are made of.
-
-        Args:
-            n_in, n_out: channels.
-            pooled: whether it ends with a max-pooling by four.
-        """
+        """What the stages are made of."""
         return conv(n_in, n_out, 3, pooled=pooled)
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_waveforms(x, self)
-        return self.classify(self.features(x))
 
     def prepare(self, x: Tensor) -> Tensor:
         """Each waveform to mean 0 and standard deviation 1, `(B, 1, T)` -> the same; silence stays 0."""

@@ -30,16 +30,8 @@ COLUMNS = [
 ]  # fmt: skip
 # Settings that do not change the last epoch's numbers, or have a column of their own.
 NOT_COMPARED = {
-    "train_folds",
-    "eval_folds",
-    "validation_folds",
-    "seed",
-    "epochs",
-    "eval_every",
-    "keep_n",
-    "compile",
-    "start_from",
-}
+    "train_folds", "eval_folds", "validation_folds", "seed", "epochs", "eval_every", "keep_n", "compile", "start_from",
+}  # fmt: skip
 
 
 def published_results(*networks: str) -> pd.DataFrame:
@@ -81,10 +73,10 @@ def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> P
     _check_no_run_is_lost(folder / f"{name}.json", found)
     # Significant digits: a confident mistake gives the true class a millionth, and that counts.
     table = found.predictions.to_csv(index=False, float_format="%.4g", lineterminator="\n").encode()
-    atomic_write(folder / f"{name}.csv.gz", lambda file: file.write(_packed(table)))
+    packed = gzip.compress(table, mtime=0)  # without a time stamp: the same table is the same file
+    atomic_write(folder / f"{name}.csv.gz", lambda file: file.write(packed))
     jobs = found.runs[["fold", "seed"]].to_numpy().tolist()
     runs = [load_run(found.path / run_name(fold, seed)) for fold, seed in jobs]
-    sessions = [{"run": run.path.name, **session} for run in runs for session in run.sessions]
     config = found.config.to_dict()
     config["start_from"] = Path(config["start_from"]).parent.name  # a path means nothing elsewhere
     record = {
@@ -94,17 +86,14 @@ def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> P
         "runs": json.loads(found.runs.round({"accuracy": 6, "best": 6, "minutes": 2}).to_json(orient="records")),
         "trained_on": {run.path.name: list(run.config.train_folds) for run in runs},
         "predictions": {"clips": len(found.predictions), "sha256": hashlib.sha256(table).hexdigest()},
-        "sessions": sessions,
+        "sessions": [{"run": run.path.name, **session} for run in runs for session in run.sessions],
     }
     write_json(folder / f"{name}.json", record)
     return folder / f"{name}.json"
 
 
 def load_record(name: str) -> CrossValidation:
-    """A recorded cross-validation: everything that `cross_validate` returned, except its run directories.
-
-    Args:
-        name: of the record, `<name>.json`.
+    """The record `<name>.json`: everything that `cross_validate` returned, except its run directories.
 
     Raises:
         FileNotFoundError: no such record; the message lists those there are.
@@ -154,14 +143,12 @@ def recipe_diff(found: CrossValidation) -> str:
 
 
 def _row(found: CrossValidation) -> tuple[Any, ...]:
-    config, summary = found.config, found.summary()
-    paper = published_results(config.architecture).query(
-        "training == @name", local_dict={"name": training_name(config)}
-    )
+    config, summary, name = found.config, found.summary(), training_name(found.config)
+    paper = published_results(config.architecture).query("training == @name", local_dict={"name": name})
     of_set = paper[config.dataset].dropna() if config.dataset in paper else paper.iloc[:0, 0]
     return (
         config.architecture,
-        training_name(config),
+        name,
         config.dataset,
         _listed(sorted(found.runs["fold"].unique())),
         found.runs["seed"].nunique(),
@@ -176,21 +163,15 @@ def _row(found: CrossValidation) -> tuple[Any, ...]:
 
 
 def _check_no_run_is_lost(path: Path, found: CrossValidation) -> None:
-    if path.is_file():
-        record = read_json(path, dict)
-        if record["data"] != found.data:
-            raise ValueError(
-                f"{path} is kept: it is of other recordings; delete it first, or choose another results_dir"
-            )
-        earlier = {(run["fold"], run["seed"]) for run in record["runs"]}
-        lost = sorted(earlier - {(run.fold, run.seed) for run in found.runs.itertuples()})
-        if lost:
-            raise ValueError(f"{path} is kept: it has runs that these results lack (fold and seed {lost})")
-
-
-def _packed(table: bytes) -> bytes:
-    """Compressed without a time stamp, so that the same table is the same file."""
-    return gzip.compress(table, mtime=0)
+    if not path.is_file():
+        return
+    record = read_json(path, dict)
+    if record["data"] != found.data:
+        raise ValueError(f"{path} is kept: it is of other recordings; delete it first, or choose another results_dir")
+    earlier = {(run["fold"], run["seed"]) for run in record["runs"]}
+    lost = sorted(earlier - {(run.fold, run.seed) for run in found.runs.itertuples()})
+    if lost:
+        raise ValueError(f"{path} is kept: it has runs that these results lack (fold and seed {lost})")
 
 
 def _listed(folds: tuple[int, ...] | list[int]) -> str:

@@ -40,7 +40,9 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int, *, scale: Tenso
         # The data set's last sample is read as the right neighbour of the one before, with all the weight.
         just_before_the_end = math.nextafter(len(clips.samples) - 1, 0)
         position.clamp_(first.double(), last.double().clamp(max=just_before_the_end))
-        samples = _between_samples(position, clips.samples)
+        before = position.long()
+        samples = _samples_at(before, clips.samples)
+        samples = samples.lerp_(_samples_at(before, clips.samples[1:]), position.frac_().float())
     # In 32-bit integers: operations on every single position are what takes the time here.
     time, start, frames = time.int(), start[:, None].int(), scaled_frames(clips, index, scale)[:, None].int()
     outside = (time < -start).logical_or_(time >= frames - start)
@@ -48,13 +50,10 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int, *, scale: Tenso
 
 
 def scaled_frames(clips: Clips, index: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Number of samples of clips after they were stretched.
+    """Number of samples of clips after they were stretched, `(batch,)` int64.
 
     Args:
         clips, index, scale: as for `cut`.
-
-    Shape:
-        index: `(batch,)` -> `(batch,)` int64
     """
     frames = clips.frames[index]
     return frames if scale is None else (frames * scale).long()
@@ -63,12 +62,6 @@ def scaled_frames(clips: Clips, index: Tensor, scale: Tensor | None = None) -> T
 def _samples_at(position: Tensor, samples: Tensor) -> Tensor:
     """The samples at positions of the whole data set: `(batch, T)` int64 -> `(batch, T)` float32."""
     return samples.expand(len(position), -1).gather(1, position).float()
-
-
-def _between_samples(position: Tensor, samples: Tensor) -> Tensor:
-    """Linear interpolation at positions of the whole data set: `(batch, T)` float64 -> `(batch, T)` float32."""
-    before = position.long()
-    return _samples_at(before, samples).lerp_(_samples_at(before, samples[1:]), position.frac_().float())
 
 
 def random_scales(n: int, generator: torch.Generator) -> Tensor:

@@ -38,11 +38,7 @@ def load_split(
 
 
 def load_folds(
-    config: TrainConfig,
-    folds: tuple[int, ...],
-    *,
-    data_dir: str | Path | None = None,
-    device: str | torch.device = "cpu",
+    config: TrainConfig, folds: tuple[int, ...], *, data_dir: str | Path | None, device: str | torch.device
 ) -> Clips:
     """The clips of some folds, trimmed if the settings say so.
 
@@ -118,17 +114,12 @@ def training_crops(config: TrainConfig, clips: Clips, index: Tensor, generator: 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of the settings, for all parameters of a network."""
+    decay = config.weight_decay
     if config.optimizer == "adam":
-        return torch.optim.Adam(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        return torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=decay, fused=True)
+    nesterov = config.nesterov and config.momentum > 0
     return torch.optim.SGD(
-        model.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        fused=True,
+        model.parameters(), config.learning_rate, config.momentum, weight_decay=decay, nesterov=nesterov, fused=True
     )
 
 
@@ -150,10 +141,7 @@ def train_step(
     Args:
         model: the network, in training mode.
         optimizer: of its parameters.
-        x, label: a batch, as `batches` makes them.
-
-    Shape:
-        x: `(batch, 1, crop_samples)`; label: `(batch,)` int64 or `(batch, n_classes)` float32
+        x, label: a batch, of the shapes that `batches` makes.
 
     Returns:
         the batch's mean loss and its number of correct examples, both before the update; on its device, so that the

@@ -25,21 +25,16 @@ class RunLockedError(RuntimeError):
 def run_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps every other process from training in a run directory, until the block ends or this process dies.
 
-    Args:
-        path: the run directory.
-        wait: whether to wait for another process that holds it.
-
     Raises:
-        RunLockedError: another process holds it, and `wait` is False; the message names its process id.
+        RunLockedError: another process holds it, and is not waited for (`wait`); the message names its process id.
     """
     lock, owner = FileLock(path / ".lock"), path / ".pid"
     try:
         lock.acquire(timeout=-1 if wait else 0, poll_interval=1)  # the system releases the lock of a dead process
     except Timeout as error:
         pid = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
-        raise RunLockedError(
-            f"{path} is being trained in by process {pid}: wait for it, or choose another run_dir"
-        ) from error
+        message = f"{path} is being trained in by process {pid}: wait for it, or choose another run_dir"
+        raise RunLockedError(message) from error
     try:
         owner.write_text(str(os.getpid()), encoding="utf-8")
         yield
@@ -84,7 +79,7 @@ def load_state(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, gen
     If there is nothing yet, it returns 0 and drops what the run's history may hold of untested epochs.
 
     Args:
-        run, model, optimizer, generator: what is restored, in place.
+        run, model, optimizer, generator: restored in place.
 
     Raises:
         ValueError: the file is damaged, or holds more than tensors and numbers.

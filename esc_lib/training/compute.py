@@ -23,7 +23,7 @@ from esc_lib.paths import REPOSITORY
 PRECISIONS = ("float32", "tf32", "bfloat16")
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-Network = TypeVar("Network", bound=nn.Module)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -36,11 +36,9 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not isinstance(name, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f"device {name!r} is not known here: use auto, cpu, cuda or cuda:1")
-    device = torch.device(name)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(
-            f"device {name!r} is not there: PyTorch sees {torch.cuda.device_count()} GPU(s); use auto or cpu"
-        )
+    device, n = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= n):
+        raise ValueError(f"device {name!r} is not there: PyTorch sees {n} GPU(s); use auto or cpu")
     return device
 
 
@@ -50,7 +48,7 @@ def warn_if_no_gpu(name: str) -> None:
         tqdm.write("no GPU that PyTorch can use: training on the CPU", file=sys.stderr)
 
 
-def to_device(model: Network, device: torch.device) -> Network:
+def to_device(model: Model, device: torch.device) -> Model:
     """A network on the device that computes it, accelerated, in the layout in which convolutions are fastest."""
     return accelerate(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's stubs
 
@@ -110,8 +108,7 @@ def time_call(call: Callable[[], object], device: torch.device, *, times: int = 
     """Seconds that a call takes, from an idle device to an idle device.
 
     Args:
-        call: what is timed.
-        device: where it computes.
+        call, device: what is timed, and where it computes.
         times: calls in a row, whose mean is returned.
     """
     _synchronize(device)

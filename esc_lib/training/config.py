@@ -4,12 +4,15 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import combinations
 from typing import Any
 
 from esc_lib.data.datasets import get_dataset, prepared_folder
 from esc_lib.models import get_architecture
 from esc_lib.models.blocks import lengths_text
 from esc_lib.training.compute import PRECISIONS
+
+FOLD_SETTINGS = ("train_folds", "eval_folds", "validation_folds")
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class TrainConfig:
     validation_folds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("train_folds", "eval_folds", "validation_folds", "schedule"):
+        for name in (*FOLD_SETTINGS, "schedule"):
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)):
                 raise ValueError(f"{name} is {value!r}: expected a list")
@@ -161,14 +164,9 @@ def _check(config: TrainConfig) -> None:
         _check_number(config, name, int, 1, 10**9)
     for name, most in (("seed", 2**63 - 1), ("warmup", 10**9), ("freeze_epoch", 10**9)):
         _check_number(config, name, int, 0, most)
-    for name, high in (
-        ("learning_rate", 100),
-        ("momentum", 1),
-        ("weight_decay", 1),
-        ("lr_gamma", 1),
-        ("min_peak", 1),
-        ("one_cycle", 0.99),
-    ):
+    for name in ("momentum", "weight_decay", "lr_gamma", "min_peak"):
+        _check_number(config, name, (int, float), 0, 1)
+    for name, high in (("learning_rate", 100), ("one_cycle", 0.99)):
         _check_number(config, name, (int, float), 0, high)
     for name in ("nesterov", "between_class", "strong_augmentation", "trim_silence", "pad", "compile"):
         if not isinstance(getattr(config, name), bool):
@@ -193,18 +191,14 @@ def _check(config: TrainConfig) -> None:
 
 def _check_folds(config: TrainConfig) -> None:
     folds = get_dataset(config.dataset).folds
-    for name in ("train_folds", "eval_folds", "validation_folds"):
+    for name in FOLD_SETTINGS:
         chosen = getattr(config, name)
         wrong = [fold for fold in chosen if type(fold) is not int or fold not in folds or chosen.count(fold) > 1]
         if wrong or (name == "train_folds" and not chosen):
             raise ValueError(
                 f"{name} is {list(chosen)}: expected at least one of {config.dataset}'s folds {list(folds)}, each once"
             )
-    for one, other in (
-        ("train_folds", "eval_folds"),
-        ("train_folds", "validation_folds"),
-        ("eval_folds", "validation_folds"),
-    ):
+    for one, other in combinations(FOLD_SETTINGS, 2):
         both = sorted(set(getattr(config, one)) & set(getattr(config, other)))
         if both:
             raise ValueError(f"fold(s) {both} are in {one} and in {other}: each fold has one purpose")

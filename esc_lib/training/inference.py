@@ -19,11 +19,8 @@ def predict_probabilities(model: nn.Module, clips: Clips, config: TrainConfig) -
     """`class_probabilities` with a run's settings: its crops, in its precision.
 
     Args:
-        model, clips: as for `class_probabilities`.
+        model, clips: as for `class_probabilities`, and so is what it returns.
         config: the settings.
-
-    Shape:
-        `(clips, n_classes)` float32, rows sum to 1, on the CPU
     """
     with precision_context(config.precision, clips.samples.device):
         return class_probabilities(
@@ -64,11 +61,8 @@ def crop_probabilities(model: nn.Module, clips: Clips, index: Tensor, start: Ten
     """Class probabilities of some crops.
 
     Args:
-        model: network; it is put in eval mode, and back into the mode it was in.
-        clips: on the network's device.
-        index: the clip of each crop.
-        start: where each crop starts, in samples from its clip's start; may be negative.
-        crop_samples: length of the network's input, in samples.
+        model, clips, crop_samples: as for `class_probabilities`.
+        index, start: as for `esc_lib.training.augment.cut`.
 
     Shape:
         index, start: `(crops,)` -> `(crops, n_classes)` float32, on the CPU
@@ -76,15 +70,13 @@ def crop_probabilities(model: nn.Module, clips: Clips, index: Tensor, start: Ten
     was_training = model.training
     model.eval()
     # An accelerated WaveMsNet has `windows`, which computes once what overlapping crops of a clip have in common.
-    logits = _window_logits if hasattr(model, "windows") else _crop_logits
-    probabilities = torch.cat([of.float().softmax(dim=1) for of in logits(model, clips, index, start, crop_samples)])
+    if hasattr(model, "windows"):
+        logits = _window_logits(model, clips, index, start, crop_samples)
+    else:
+        logits = (model(x) for x in _crop_batches(clips, index, start, crop_samples))
+    probabilities = torch.cat([of.float().softmax(dim=1) for of in logits])
     model.train(was_training)
     return probabilities.cpu()
-
-
-def _crop_logits(model: nn.Module, clips: Clips, index: Tensor, start: Tensor, crop_samples: int) -> Iterator[Tensor]:
-    for x in _crop_batches(clips, index, start, crop_samples):
-        yield model(x)
 
 
 def _window_logits(model: nn.Module, clips: Clips, index: Tensor, start: Tensor, crop_samples: int) -> Iterator[Tensor]:
@@ -101,9 +93,8 @@ def audible_crops(clips: Clips, start: Tensor, crop_samples: int, min_peak: floa
     """Which crops count for a clip: those whose peak is at least `min_peak`, or all of them if none's is.
 
     Args:
-        clips: the clips.
+        clips, crop_samples: as for `class_probabilities`.
         start: where each clip's crops start, as from `even_starts`.
-        crop_samples: length of a crop, in samples.
         min_peak: full scale is 1.
 
     Shape:

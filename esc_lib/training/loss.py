@@ -12,6 +12,7 @@ def kl_loss(logits: Tensor, label: Tensor) -> Tensor:
     Shape:
         logits, label: `(batch, n_classes)` -> one number, zero if every softmax equals its label
 
+    >>> import torch
     >>> kl_loss(torch.tensor([[0.3, 0.7]]).log(), torch.tensor([[0.3, 0.7]])).item()
     0.0
     """

@@ -41,14 +41,10 @@ def loudness(x: Tensor, sample_rate: int) -> Tensor:
 
     Frames overlap by half; a frame's level is the weighted sum of its power spectrum. Its length is the power of two
     nearest to a tenth of a second: 2048 samples at 16 and 20 kHz and 4096 at 44.1 kHz, as in the authors' code, and
-    1024 at 8 kHz.
-
-    Args:
-        x: full scale at 1.0; zero-padded if it is shorter than a frame.
-        sample_rate: Hz.
+    1024 at 8 kHz. A shorter waveform is zero-padded.
 
     Shape:
-        `(batch, 1, T)` -> `(batch,)` dB, not below -80; only differences are meaningful
+        `(batch, 1, T)`, full scale at 1.0 -> `(batch,)` dB, not below -80; only differences are meaningful
     """
     window, weight = _window_and_weight(sample_rate, x.device)
     n_fft = len(window)
@@ -92,9 +88,8 @@ def mixed_labels(target1: Tensor, target2: Tensor, ratio: Tensor, n_classes: int
     """Soft labels of mixtures: `ratio` for the first class, the rest for the second.
 
     Args:
-        target1, target2: classes of the two sounds.
+        target1, target2, n_classes: classes of the two sounds, and how many there are.
         ratio: share of the first, from 0 to 1.
-        n_classes: number of classes.
 
     Shape:
         target1, target2, ratio: `(batch,)` -> `(batch, n_classes)`, rows sum to 1
@@ -108,12 +103,11 @@ def random_pairs(targets: Tensor, n: int, generator: torch.Generator) -> tuple[T
     """Draws pairs of clips of different classes: both are drawn again until their classes differ.
 
     Args:
-        targets: class of every clip, `(clips,)`.
-        n: number of pairs.
+        targets, n: class of every clip, and number of pairs.
         generator: on the targets' device.
 
-    Returns:
-        two tensors `(n,)`: indices of clips.
+    Shape:
+        targets: `(clips,)` -> indices of clips, twice `(n,)`
 
     Raises:
         ValueError: there is only one class.

@@ -73,8 +73,8 @@ class Run:
         """Name, epoch and accuracy of a checkpoint.
 
         Args:
-            name: "result" (`result_checkpoint`), "last" (latest epoch), "best" (best on
-                the validation or evaluation folds; the latest if there are none) or a checkpoint's name.
+            name: "result" (`result_checkpoint`), "last" (latest epoch), "best" (best on the validation or evaluation
+                folds; the latest if there are none) or a checkpoint's name.
 
         Raises:
             ValueError: there is none, or none of that name.
@@ -88,16 +88,12 @@ class Run:
         if name == "best":
             return next(iter(self.checkpoints.values()))
         if name not in self.checkpoints:
-            raise ValueError(
-                f"{self.path} has no checkpoint {name!r}: it has last, best, {', '.join(self.checkpoints)}"
-            )
+            known = ", ".join(self.checkpoints)
+            raise ValueError(f"{self.path} has no checkpoint {name!r}: it has last, best, {known}")
         return self.checkpoints[name]
 
     def model(self, checkpoint: str = "result") -> nn.Module:
         """The trained network, on the CPU, in eval mode.
-
-        Args:
-            checkpoint: as for `checkpoint`.
 
         Raises:
             FileNotFoundError: the checkpoint's file is missing.
@@ -120,9 +116,6 @@ class Run:
     def temperature(self, checkpoint: str = "result") -> float:
         """The temperature that calibrates a checkpoint's probabilities (`esc_lib.calibrate`); 1 if uncalibrated.
 
-        Args:
-            checkpoint: as for `checkpoint`.
-
         Raises:
             ValueError: no such checkpoint, or `temperatures.json` is damaged.
         """
@@ -136,10 +129,8 @@ class Run:
         """Stores a checkpoint's temperature.
 
         Args:
-            checkpoint: as for `checkpoint`.
-            temperature: above 0.
-            fitted_on: the clips that it was fitted on, in words.
-            clips: their number.
+            checkpoint, temperature: as for `checkpoint`, and above 0.
+            fitted_on, clips: the clips that it was fitted on, in words, and their number.
         """
         entry = {"temperature": temperature, "fitted_on": fitted_on, "clips": clips}
         name = self.checkpoint(checkpoint)["name"]
@@ -162,14 +153,14 @@ class Run:
             atomic_write(self.path / name, partial(figure.savefig, format="png"))
 
     def save_checkpoint(self, model: nn.Module, epoch: int, eval_acc: float | None) -> None:
-        """Keeps the network as it is now, and of the earlier ones the `keep_n` best; the latest if nothing is tested.
+        """Keeps the network as it is now, and of all the `keep_n` best; the latest if nothing is tested.
+
+        The new file is complete and listed before an old one is deleted.
 
         Args:
             model: the network.
             epoch: number of epochs done.
             eval_acc: its accuracy in this epoch's test; None if nothing is tested.
-
-        The new file is complete and listed before an old one is deleted.
         """
         name = f"epoch-{epoch:04d}"
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
@@ -205,10 +196,8 @@ def make_run_folder(
     """Makes the folder for a run if it is not there.
 
     Args:
-        config: the settings.
-        save_dir: where runs lie, as for `runs_folder`.
-        run_dir: name of the folder in `save_dir`, or a path; a new name from the network, the set and the time if not
-            given.
+        config, save_dir: the settings, and where runs lie, as for `runs_folder`.
+        run_dir: name of the folder in `save_dir`, or a path; by default a new one of the network, the set and the time.
 
     Raises:
         WriteError: it cannot be made.
@@ -229,10 +218,6 @@ def make_run_folder(
 def open_run(path: Path, config: TrainConfig) -> Run:
     """The run of these settings in a folder: what has been done so far, or a new one.
 
-    Args:
-        path: the folder.
-        config: the settings.
-
     Raises:
         ValueError: the folder holds a run of other settings, or something else.
         WriteError: it cannot be written.
@@ -246,9 +231,8 @@ def open_run(path: Path, config: TrainConfig) -> Run:
         old, new = run.config.to_dict(), config.to_dict()
         other = [f"{name} is {old[name]!r} there and {new[name]!r} here" for name in new if old[name] != new[name]]
         if other:
-            raise ValueError(
-                f"{path} holds a run of other settings ({', '.join(other)}): choose another run_dir or save_dir"
-            )
+            text = ", ".join(other)
+            raise ValueError(f"{path} holds a run of other settings ({text}): choose another run_dir or save_dir")
         return run
     if [file for file in path.iterdir() if not file.name.startswith(".") and file.suffix != ".json"]:
         raise ValueError(f"{path} is not empty and holds no run: choose another run_dir")
@@ -260,14 +244,11 @@ def open_run(path: Path, config: TrainConfig) -> Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Opens a run directory, also one that is being written or was stopped, and those of esc-learner.
-
-    Args:
-        path: the run directory.
+    """Opens a run directory, also one that is being written or was stopped, and those that `READERS` know.
 
     Raises:
         FileNotFoundError: not a run directory.
-        ValueError: a file of it is damaged, or a setting is unknown; or it is a run of esc-learner that cannot be read.
+        ValueError: a file of it is damaged, or a setting is unknown.
     """
     path = Path(path).expanduser().resolve()
     if not (path / "config.json").is_file():
@@ -282,13 +263,8 @@ def load_run(path: str | Path) -> Run:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path / 'config.json'}: {error}") from error
     sessions = next((file for name in ("sessions", "sittings") if (file := path / f"{name}.json").is_file()), None)
-    return Run(
-        path,
-        config,
-        read_history(path),
-        read_json(path / "checkpoints.json", dict),
-        read_json(sessions, list) if sessions else [],
-    )
+    checkpoints = read_json(path / "checkpoints.json", dict)
+    return Run(path, config, read_history(path), checkpoints, read_json(sessions, list) if sessions else [])
 
 
 def read_history(path: Path) -> dict[str, dict[int, float]]:

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -95,10 +94,9 @@ def train(
                 run.save_curves()
             raise
         except torch.OutOfMemoryError as error:
-            smaller = max(1, config.batch_size // 2)
-            raise TrainingError(
-                f"the GPU's memory is too small for batch_size {config.batch_size}: try {smaller}"
-            ) from error
+            size = config.batch_size
+            message = f"the GPU's memory is too small for batch_size {size}: try {max(1, size // 2)}"
+            raise TrainingError(message) from error
     return run
 
 
@@ -129,8 +127,8 @@ def _new_model(config: TrainConfig, n_classes: int) -> nn.Module:
 def _check_phase_1(config: TrainConfig, first: TrainConfig) -> None:
     """Raises ValueError if a run cannot be phase 1 of another, or has seen clips that the other is tested on."""
     for name, expected in (("architecture", "wavemsnet"), ("dataset", config.dataset)):
-        if getattr(first, name) != expected:
-            raise ValueError(f"start_from {config.start_from}: its {name} is {getattr(first, name)}, not {expected}")
+        if (found := getattr(first, name)) != expected:
+            raise ValueError(f"start_from {config.start_from}: its {name} is {found}, not {expected}")
     seen = sorted(set(first.train_folds) - set(config.train_folds))
     if seen:
         raise ValueError(
@@ -143,9 +141,7 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
     config = run.config
     optimizer = build_optimizer(config, model)
     generator = torch.Generator(train_clips.samples.device).manual_seed(config.seed)
-    learner: Callable[[torch.Tensor], torch.Tensor] = (
-        torch.compile(model) if config.compile else model
-    )  # the same parameters
+    learner = cast(nn.Module, torch.compile(model)) if config.compile else model  # the same parameters
     steps = math.ceil(len(train_clips) / config.batch_size)
     done = _resume(run, model, optimizer, generator)
     begin, machine = time.perf_counter(), hardware(train_clips.samples.device)
@@ -172,7 +168,7 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
 
 def _train_epoch(
     config: TrainConfig,
-    model: Callable[[torch.Tensor], torch.Tensor],
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     clips: Clips,
     generator: torch.Generator,
