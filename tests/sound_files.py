@@ -45,12 +45,12 @@ def tone(hz: float, rate: int, seconds: float = 1.0, amplitude: float = 0.5) -> 
 
 
 def noise(frames: int, seed: int = 0) -> np.ndarray:
-    """Every 16-bit value is as likely: `(frames,)` int16."""
+    """Every 16-bit value is equally likely: `(frames,)` int16."""
     return np.random.default_rng(seed).integers(-32768, 32768, frames).astype(np.int16)
 
 
 def write_sound(path: Path, samples: np.ndarray, rate: int = 8000, subtype: str | None = None) -> Path:
-    """Writes `(frames,)` or `(frames, channels)` in the format that the name's ending says; its folder is made."""
+    """Writes `(frames,)` or `(frames, channels)` in the format of the name's ending; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         soundfile.write(file, samples, rate, subtype=subtype, format=path.suffix[1:].upper())
@@ -76,10 +76,10 @@ def write_esc_table(root: Path, names: list[str]) -> None:
     write_rows(root / "meta" / "esc50.csv", ESC_COLUMNS, rows)
 
 
-def write_esc(root: Path, sounds: dict[str, np.ndarray], rate: int = 8000) -> Path:
+def write_esc(root: Path, sounds: dict[str, np.ndarray], rate: int = 8000, subtype: str | None = None) -> Path:
     """A folder in ESC-50's layout; `sounds` are samples by file name `{fold}-{recording}-{take}-{target}.{ending}`."""
     for name, samples in sounds.items():
-        write_sound(root / "audio" / name, samples, rate)
+        write_sound(root / "audio" / name, samples, rate, subtype)
     write_esc_table(root, list(sounds))
     return root
 

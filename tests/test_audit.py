@@ -106,14 +106,12 @@ def test_only_the_folds_that_are_given_count(clips):
     assert found["samples in the longest clip, of 5 s"] == 105
 
 
-def test_runs_at_full_scale_reach_to_both_ends(tmp_path):
-    begin, end = BARK.copy(), BARK.copy()
+def test_runs_at_full_scale_are_found_at_both_ends(tmp_path):
+    begin, end, only = BARK.copy(), BARK.copy(), np.full(3, -32768, np.int16)
     begin[:3] = end[-3:] = 32767
-    nothing_else = np.full(3, -32768, np.int16)
-    sounds = [(1, 0, begin), (1, 1, end), (1, 2, nothing_else), (1, 3, nothing_else[:2])]
+    sounds = [(1, target, samples) for target, samples in enumerate((begin, end, only, only[:2]))]
     facts = describe_clips(load_clips("synthetic", RATE, folds=[1], data_dir=write_set(tmp_path, sounds)))
-    assert facts["clipped"].to_list() == [True, True, True, False]
-    assert facts["full_scale"].all()
+    assert facts["clipped"].to_list() == [True, True, True, False] and facts["full_scale"].all()
 
 
 def test_a_set_without_any_finding(tmp_path):

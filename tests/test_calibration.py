@@ -1,4 +1,4 @@
-"""Temperatures: found off the test fold, kept with the run, used by whoever asks the run about a recording."""
+"""Temperatures: fitted without the test fold, saved with the run, applied by its predictions."""
 
 import json
 
@@ -19,16 +19,17 @@ def run(tmp_path, monkeypatch):
     return train(tiny.config(epochs=6, batch_size=4, eval_every=3), save_dir=tmp_path / "runs", device="cpu")
 
 
-def test_probabilities_that_were_made_too_sure_get_their_temperature_back(run):
+def test_the_temperature_of_overconfident_probabilities_is_recovered(run):
     predictions = evaluate(run.path, device="cpu").predictions
-    honest = calibrate(run, predictions, fitted_on="fold 3")
+    temperature = calibrate(run, predictions, fitted_on="fold 3")
     columns = [column for column in predictions if column.startswith("p_")]
-    sure = predictions.assign(
-        **dict(zip(columns, with_temperature(predictions[columns].to_numpy(), 0.5).T, strict=True))
+    sharpened = with_temperature(predictions[columns].to_numpy(), 0.5)
+    overconfident = predictions.assign(**dict(zip(columns, sharpened.T, strict=True)))
+    assert calibrate(run.path, overconfident, fitted_on="the same, with doubled logits") == pytest.approx(
+        2 * temperature, rel=1e-3
     )
-    assert calibrate(run.path, sure, fitted_on="the same, twice as sure") == pytest.approx(2 * honest, rel=1e-3)
-    (entry,) = json.loads((run.path / "temperatures.json").read_text()).values()
-    assert entry["fitted_on"] == "the same, twice as sure" and entry["clips"] == len(predictions)
+    (entry,) = json.loads((run.path / "temperatures.json").read_text(encoding="utf-8")).values()
+    assert entry["fitted_on"] == "the same, with doubled logits" and entry["clips"] == len(predictions)
 
 
 def test_a_temperature_belongs_to_its_checkpoint(run):
@@ -42,20 +43,19 @@ def test_a_temperature_belongs_to_its_checkpoint(run):
 
 @pytest.mark.parametrize("entry", [3, {}, {"temperature": 0}, {"temperature": -1}, {"temperature": "2"}])
 def test_a_damaged_temperature_is_refused(run, entry):
-    (run.path / "temperatures.json").write_text(json.dumps({run.checkpoint()["name"]: entry}))
+    (run.path / "temperatures.json").write_text(json.dumps({run.checkpoint()["name"]: entry}), encoding="utf-8")
     with pytest.raises(ValueError, match="temperatures.json.*calibrate again"):
         load_run(run.path).temperature()
 
 
-def test_what_was_learned_from_is_not_calibrated_on(run):
+def test_calibration_on_a_training_fold_is_refused(run):
     predictions = evaluate(run.path, device="cpu").predictions.assign(fold=1)
     with pytest.raises(ValueError, match=r"trained on fold\(s\) \[1\]"):
         calibrate(run, predictions, fitted_on="fold 1")
 
 
 def test_predictions_of_a_recording_are_calibrated(run, tmp_path):
-    wave = np.sin(2 * np.pi * 124 * np.arange(600) / tiny.RATE)
-    soundfile.write(tmp_path / "tone.wav", wave, tiny.RATE)
+    soundfile.write(tmp_path / "tone.wav", np.sin(2 * np.pi * 124 * np.arange(600) / tiny.RATE), tiny.RATE)
     before = predict(run, tmp_path / "tone.wav", top=10, device="cpu")
     run.save_temperature("last", 3.0, fitted_on="nothing: a test", clips=0)
     after = predict(run, tmp_path / "tone.wav", top=10, device="cpu")
@@ -66,7 +66,7 @@ def test_predictions_of_a_recording_are_calibrated(run, tmp_path):
     assert after.windows.to_numpy() == pytest.approx(expected / expected.sum(axis=1, keepdims=True), rel=1e-4)
 
 
-def test_a_cross_validation_finds_temperatures_on_its_validation_folds(tmp_path, monkeypatch):
+def test_cross_validation_fits_temperatures_on_its_validation_folds(tmp_path, monkeypatch):
     tiny.register(monkeypatch)
     data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2, 3, 4), per_class=2))
     settings = tiny.config(epochs=6, batch_size=4, eval_every=2)

@@ -1,4 +1,4 @@
-"""Opening a prepared set: the samples of each clip, the folds asked for, and what is said about a damaged one."""
+"""Opening a prepared set: the samples of each clip, the folds asked for, and the messages for a damaged one."""
 
 import json
 import shutil
@@ -39,16 +39,9 @@ def same_memory(a, b):
 # What is opened --------------------------------------------------------------------------------------------------
 
 
-def test_every_clip_is_its_recording(data):
-    clips = load_clips("esc10", 8000, data_dir=data)
-    assert len(clips) == 50 and clips.samples.dtype == torch.int16
-    for i, file in enumerate(clips.table["file"]):
-        assert clips.waveform(i).dtype == torch.int16
-        assert np.array_equal(clips.waveform(i).numpy(), SOUNDS[file])
-
-
 def test_targets_and_table_belong_to_the_clips(data):
     clips = load_clips("esc10", 8000, data_dir=data)
+    assert clips.samples.dtype == clips.waveform(0).dtype == torch.int16
     assert clips.offsets.dtype == clips.frames.dtype == clips.targets.dtype == torch.int64
     for i, row in enumerate(clips.table.itertuples()):
         number = int(Path(row.file).stem.split("-")[3])
@@ -57,7 +50,7 @@ def test_targets_and_table_belong_to_the_clips(data):
         assert (clips.offsets[i], clips.frames[i]) == (row.offset, row.frames)
 
 
-def test_what_it_says_about_itself(data):
+def test_description_of_the_set(data):
     clips = load_clips("esc10", 8000, data_dir=data)
     assert (clips.dataset, clips.sample_rate, clips.subset) == ("esc10", 8000, True)
     assert clips.classes == tuple(ESC50_NAMES[number] for number in ESC10_ORDER)
@@ -102,20 +95,16 @@ def test_views_share_the_samples(data):
 
 @pytest.mark.parametrize("folds", [[1], [3, 5], (5, 3), [1, 2, 3, 4, 5], None])
 def test_folds(data, folds):
-    clips = load_clips("esc10", 8000, folds=folds, data_dir=data)
-    assert set(clips.table["fold"]) == set(folds or range(1, 6))
-    assert len(clips) == 10 * len(folds or range(5)) == len(clips.offsets) == len(clips.frames) == len(clips.targets)
+    clips, chosen = load_clips("esc10", 8000, folds=folds, data_dir=data), list(folds or range(1, 6))
+    assert set(clips.table["fold"]) == set(chosen)
+    assert len(clips) == 10 * len(chosen) == len(clips.offsets) == len(clips.frames) == len(clips.targets)
     assert all(np.array_equal(clips.waveform(i).numpy(), SOUNDS[f]) for i, f in enumerate(clips.table["file"]))
+    later = load_clips("esc10", 8000, data_dir=data).in_folds(chosen)
+    pd.testing.assert_frame_equal(later.table, clips.table)
+    assert torch.equal(later.offsets, clips.offsets) and torch.equal(later.targets, clips.targets)
 
 
-def test_folds_after_loading_are_the_folds_of_loading(data):
-    clips = load_clips("esc10", 8000, data_dir=data).in_folds([2, 4])
-    loaded = load_clips("esc10", 8000, folds=[2, 4], data_dir=data)
-    pd.testing.assert_frame_equal(clips.table, loaded.table)
-    assert torch.equal(clips.offsets, loaded.offsets) and torch.equal(clips.targets, loaded.targets)
-
-
-def test_fold_that_is_not_there_is_named_with_those_that_are(data):
+def test_missing_fold_is_named_with_the_existing_ones(data):
     for folds in ([1, 6, 7], (7, 6)):
         with pytest.raises(ValueError, match=r"no clips of fold\(s\) (6, 7|7, 6), only of fold\(s\) 1, 2, 3, 4, 5:"):
             load_clips("esc10", 8000, folds=folds, data_dir=data)
@@ -157,11 +146,12 @@ def test_choosing_folds_warns_of_nothing(data):
         torch.set_warn_always(always)
 
 
-# What is not right -----------------------------------------------------------------------------------------------
+# Errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_set_that_was_not_prepared(data, tmp_path):
-    for rate, folder in ((16000, data), (8000, tmp_path)):
+def test_set_that_was_not_prepared(data, copied, tmp_path):
+    (copied / "dataset.json").unlink()  # which is written last
+    for rate, folder in ((16000, data), (8000, tmp_path / "empty"), (8000, copied.parent)):
         with pytest.raises(FileNotFoundError, match=rf'esc10 .* {rate} Hz .*esc_lib\.prepare\("esc10", {rate}\)') as e:
             load_clips("esc10", rate, data_dir=folder)
         assert str(folder) in str(e.value)
@@ -180,6 +170,10 @@ def without_column(name):
 
 def shortened(number):
     return lambda path: path.write_bytes(path.read_bytes()[:number])
+
+
+def replaced(content):
+    return lambda path: path.write_bytes(content)
 
 
 def changed_json(change):
@@ -201,27 +195,17 @@ def with_one_sample_more(path):
 
 DAMAGE = [
     ("clips.npy", Path.unlink),
-    ("clips.npy", shortened(0)),
-    ("clips.npy", shortened(5)),
-    ("clips.npy", shortened(60)),
-    ("clips.npy", shortened(1000)),
-    ("clips.npy", shortened(-1)),
-    ("clips.npy", lambda path: path.write_bytes(b"no numbers " * 100)),
+    *(("clips.npy", shortened(number)) for number in (0, 5, 60, 1000, -1)),
+    ("clips.npy", replaced(b"no numbers " * 100)),
     ("clips.npy", with_one_sample_more),
     ("clips.csv", Path.unlink),
-    ("clips.csv", shortened(0)),
-    ("clips.csv", shortened(800)),
-    ("clips.csv", shortened(-40)),
-    ("clips.csv", lambda path: path.write_bytes(b"\xff\xfe\x00\x01" * 100)),
-    ("clips.csv", lambda path: path.write_bytes(b'file,fold\n"no end')),
+    *(("clips.csv", shortened(number)) for number in (0, 800, -40)),
+    *(("clips.csv", replaced(content)) for content in (b"\xff\xfe\x00\x01" * 100, b'file,fold\n"no end')),
     ("clips.csv", without_last_line),
     *(("clips.csv", without_column(name)) for name in COLUMNS),
     ("dataset.json", changed_json(lambda metadata: metadata.update(clips=49))),
-    ("dataset.json", shortened(0)),
     ("dataset.json", shortened(100)),
-    ("dataset.json", lambda path: path.write_bytes(b"\xff\xfe\x00\x01")),
-    ("dataset.json", lambda path: path.write_bytes(b"[]")),
-    ("dataset.json", lambda path: path.write_bytes(b"17")),
+    *(("dataset.json", replaced(content)) for content in (b"", b"\xff\xfe\x00\x01", b"[]", b"17")),
     *(("dataset.json", changed_json(methodcaller("pop", key))) for key in ("clips", "classes", "subset", "origin")),
 ]
 
@@ -235,13 +219,7 @@ def test_damaged_file_is_named_with_what_to_do(copied, name, damage):
     assert f"delete {copied} and prepare the set again" in str(error.value)
 
 
-def test_set_without_its_description_is_not_prepared(copied):
-    (copied / "dataset.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r'prepare\("esc10", 8000\)'):
-        load_clips("esc10", 8000, data_dir=copied.parent)
-
-
-def test_set_of_before_the_words_changed_is_still_read_and_kept(copied):
+def test_set_with_the_former_column_and_key_names_is_read_and_kept(copied):
     new = load_clips("esc10", 8000, data_dir=copied.parent)
     table, metadata = copied / "clips.csv", copied / "dataset.json"
     table.write_text(table.read_text(encoding="utf-8").replace("recording", "source", 1), encoding="utf-8")

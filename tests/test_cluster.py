@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 import joblib
 import pandas as pd
@@ -31,7 +32,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two worker processes that see no GPU, and whose nannies start them again if they die."""
+    """Two worker processes without a GPU, which dask restarts if they die."""
     with LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -44,12 +45,12 @@ def cluster(tmp_path_factory):
 
 
 def kill_one_in_the_middle(runs, workers):
-    """Kills a worker whose training has been tested twice or three times; returns the run and its checkpoints then."""
+    """Kills a worker after the second or third evaluation of its run; returns the run and its checkpoints then."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         for pid_file in runs.glob("*/*/.pid"):
-            with suppress(FileNotFoundError, ValueError):  # it has just finished, or begins
-                pid, run = int(pid_file.read_text()), pid_file.parent
+            with suppress(FileNotFoundError, ValueError):  # the run just finished, or is about to start
+                pid, run = int(pid_file.read_text(encoding="utf-8")), pid_file.parent
                 if in_the_middle(run):
                     assert pid in workers
                     os.kill(pid, signal.SIGSTOP)
@@ -66,21 +67,19 @@ def in_the_middle(run):
 
 
 def checkpoints(run):
-    """Of each checkpoint, when it was written."""
+    """The time at which each checkpoint was written: {name: ns}."""
     return {name: (run / name / f"{name}.model").stat().st_mtime_ns for name in load_run(run).checkpoints}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
-def test_a_sweep_completes_and_counts_nothing_twice_though_a_worker_is_killed(
-    cluster, tmp_path, monkeypatch, one_thread
-):
-    """M3 on crops of a twentieth of a second: workers know nothing of the tests' network."""
+def test_cross_validation_survives_a_killed_worker(cluster, tmp_path, monkeypatch, one_thread):
+    """M3 on crops of a twentieth of a second: workers do not know the tests' network."""
     monkeypatch.setattr(tiny, "RATE", 8000)
     config = recipe("m3", "synthetic", epochs=EPOCHS, crop_samples=400, batch_size=22, crops=1, eval_every=1, keep_n=99)
     tiny.write_set(tmp_path / "data", tiny.tones(range(1, 6), per_class=1), subset=False)
     alone = cross_validate(config, folds=FOLDS, data_dir=tmp_path / "data", save_dir=tmp_path / "1", device="cpu")
 
-    # What only this process has: an environment, a working directory, two GPUs and many processors.
+    # Only this process has: an environment variable, a working directory, two GPUs and many processors.
     monkeypatch.setenv("ESC_RUNS", "runs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -94,7 +93,7 @@ def test_a_sweep_completes_and_counts_nothing_twice_though_a_worker_is_killed(
         threads = client.gather(
             [client.submit(torch.get_num_threads, workers=w, pure=False) for w in client.nthreads()]
         )
-    assert set(threads) == {1}, "a worker's threads are its own"
+    assert set(threads) == {1}, "the number of threads is the worker's"
     assert found.runs["fold"].tolist() == list(FOLDS)
     assert not found.predictions["file"].duplicated().any()
     assert found.predictions["fold"].value_counts().to_dict() == dict.fromkeys(FOLDS, 11)
@@ -102,19 +101,23 @@ def test_a_sweep_completes_and_counts_nothing_twice_though_a_worker_is_killed(
     pd.testing.assert_frame_equal(found.predictions, alone.predictions)
     assert found.path.parent == tmp_path / "runs"
     assert len(written) >= 2
-    assert written.items() <= checkpoints(run).items(), "what the killed worker had done was done again"
+    assert written.items() <= checkpoints(run).items(), "finished epochs of the killed worker were repeated"
     assert len(checkpoints(run)) == EPOCHS
 
 
 HOLD = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]):\n    print('in', flush=True)\n    sys.stdin.read()"
 
 
-def test_a_job_waits_for_a_worker_that_was_given_up_but_is_still_at_it(tmp_path, monkeypatch):
+@pytest.fixture
+def validate_tiny(tmp_path, monkeypatch):
+    """Cross-validates the tests' network on five folds of tones."""
     tiny.register(monkeypatch)
     data = tiny.write_set(tmp_path / "data", tiny.tones(range(1, 6), per_class=1), subset=False)
-    (finished,) = cross_validate(
-        tiny.config(), folds=[1], data_dir=data, save_dir=tmp_path, device="cpu"
-    ).path.iterdir()
+    return partial(cross_validate, tiny.config(), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+
+
+def test_a_job_waits_until_a_worker_given_up_as_lost_releases_the_run(validate_tiny):
+    (finished,) = validate_tiny(folds=[1]).path.iterdir()
     (finished / "eval" / "result.json").unlink()
     command = [sys.executable, "-c", HOLD, str(finished / ".lock")]
     with (
@@ -122,29 +125,21 @@ def test_a_job_waits_for_a_worker_that_was_given_up_but_is_still_at_it(tmp_path,
         ThreadPoolExecutor() as pool,
     ):
         assert other.stdout.readline() == "in\n"
-        again = pool.submit(cross_validate, tiny.config(), folds=[1], data_dir=data, save_dir=tmp_path, device="cpu")
+        again = pool.submit(validate_tiny, folds=[1])
         time.sleep(1)
         assert not (finished / "eval" / "result.json").exists() and not again.done()
         other.communicate()
         assert again.result(60).runs["fold"].tolist() == [1]
 
 
-def test_threads_of_one_process_take_turns(tmp_path, monkeypatch):
-    """A worker of two threads: PyTorch has one source of random numbers for both."""
-    tiny.register(monkeypatch)
-    data = tiny.write_set(tmp_path / "data", tiny.tones(range(1, 6), per_class=1), subset=False)
-    found = []
-    for n in (1, 2):
-        with joblib.parallel_config("threading"):
-            found.append(
-                cross_validate(
-                    tiny.config(), folds=FOLDS, n_jobs=n, data_dir=data, save_dir=tmp_path / f"{n}", device="cpu"
-                )
-            )
-    pd.testing.assert_frame_equal(found[0].predictions, found[1].predictions)
+def test_threads_of_one_process_take_turns(validate_tiny, tmp_path):
+    """A worker with two threads: both draw from PyTorch's one global random state."""
+    with joblib.parallel_config("threading"):
+        one, two = (validate_tiny(folds=FOLDS, n_jobs=n, save_dir=tmp_path / f"{n}") for n in (1, 2))
+    pd.testing.assert_frame_equal(one.predictions, two.predictions)
 
 
-def test_a_cluster_that_would_leave_all_work_to_this_machine_is_refused(tmp_path, monkeypatch):
+def test_a_cluster_of_one_worker_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "RATE", 8000)
     data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2), per_class=1))
     with (

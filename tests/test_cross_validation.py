@@ -1,4 +1,4 @@
-"""Cross-validation: every fold is tested once, on nothing that was learned from, and nothing counts twice."""
+"""Cross-validation: every fold is tested once, no run is trained on its test fold, and no clip counts twice."""
 
 import sys
 
@@ -31,8 +31,18 @@ def run_of(found, row):
     return load_run(found.path / f"fold-{row['fold']:.0f}-seed-{row['seed']:.0f}")
 
 
+def record_jobs(monkeypatch):
+    """On a machine of two GPUs, the jobs of a cross-validation, not executed: {(fold, seed): (settings, device)}."""
+    found = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(MODULE, "_job", lambda c, fold, *args: found.update({(fold, c.seed): (c, args[2])}))
+    monkeypatch.setattr(MODULE, "_read", lambda *args: None)
+    return found
+
+
 def count_trainings(monkeypatch, stop_before=None):
-    """The folders that are trained in from now on; before number `stop_before` the user presses Ctrl-C."""
+    """The run directories trained from now on; training number `stop_before` (from 0) is interrupted."""
     trained, train = [], MODULE.train
 
     def counted(config, *args, **kwargs):
@@ -45,7 +55,7 @@ def count_trainings(monkeypatch, stop_before=None):
     return trained
 
 
-def test_every_fold_is_tested_once_for_every_seed_and_never_learned_from(data_dir):
+def test_every_fold_is_tested_once_for_every_seed_and_never_trained_on(data_dir):
     found = cross_validate(settings(), seeds=(0, 7), data_dir=data_dir, device="cpu")
     assert sorted(zip(found.runs["fold"], found.runs["seed"], strict=True)) == [(f, s) for f in FOLDS for s in (0, 7)]
     for _, row in found.runs.iterrows():
@@ -60,7 +70,7 @@ def test_every_fold_is_tested_once_for_every_seed_and_never_learned_from(data_di
     assert found.summary()["pooled"] == pytest.approx((found.runs["accuracy"] * 11).sum() / 110)
 
 
-def test_what_is_finished_is_not_done_again(data_dir, monkeypatch):
+def test_finished_runs_are_not_repeated(data_dir, monkeypatch):
     first = cross_validate(settings(), folds=(1, 2), data_dir=data_dir, device="cpu")
     trained = count_trainings(monkeypatch)
     again = cross_validate(settings(), folds=(1, 2, 3), data_dir=data_dir, device="cpu")
@@ -70,7 +80,7 @@ def test_what_is_finished_is_not_done_again(data_dir, monkeypatch):
     assert other.path != first.path and len(trained) == 2
 
 
-def test_a_stopped_sweep_goes_on(data_dir, monkeypatch):
+def test_an_interrupted_cross_validation_resumes(data_dir, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         count_trainings(patch, stop_before=3)
         cross_validate(settings(), data_dir=data_dir, device="cpu")
@@ -80,7 +90,7 @@ def test_a_stopped_sweep_goes_on(data_dir, monkeypatch):
     assert found.runs["fold"].tolist() == list(FOLDS)
 
 
-def test_a_validation_fold_chooses_the_epoch_and_the_test_fold_is_not_seen(data_dir):
+def test_a_validation_fold_selects_the_epoch_and_the_test_fold_is_not_used(data_dir):
     found = cross_validate(settings(learning_rate=0.3), validation=True, data_dir=data_dir, device="cpu")
     chosen_by = []
     for _, row in found.runs.iterrows():
@@ -95,8 +105,8 @@ def test_a_validation_fold_chooses_the_epoch_and_the_test_fold_is_not_seen(data_
     assert found.predictions["fold"].value_counts().to_dict() == dict.fromkeys(FOLDS, 11)
 
 
-def test_two_processes_find_what_one_finds(tmp_path, monkeypatch):
-    """M3 on crops of a quarter of a second: processes of their own know nothing of the tests' network."""
+def test_two_processes_give_the_results_of_one(tmp_path, monkeypatch):
+    """M3 on crops of a quarter of a second: other processes do not know the tests' network."""
     monkeypatch.setattr(tiny, "RATE", 8000)
     config = recipe("m3", "synthetic", epochs=1, crop_samples=400, batch_size=11, crops=2, eval_every=1)
     folder = tmp_path / "data"
@@ -110,54 +120,32 @@ def test_two_processes_find_what_one_finds(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(found[0].predictions, found[1].predictions)
 
 
-def test_gpus_are_dealt_out_in_turn(data_dir, monkeypatch):
-    devices = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(MODULE, "_job", lambda *args: devices.append(args[4]))
-    monkeypatch.setattr(MODULE, "_read", lambda *args: None)
-    cross_validate(settings(), data_dir=data_dir)
-    assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
-
-
 def test_phase_2_starts_from_phase_1_of_the_same_fold_and_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "RATE", 44100)
     data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2), per_class=1))
-    started = {}
-    monkeypatch.setattr(MODULE, "_job", lambda config, fold, *args: started.update({(fold, config.seed): config}))
-    monkeypatch.setattr(MODULE, "_read", lambda *args: None)
+    jobs = record_jobs(monkeypatch)
     phase_1 = tmp_path / "cv-wavemsnet"
     config = recipe("wavemsnet_logmel", "synthetic", start_from=str(phase_1))
     cross_validate(config, seeds=(0, 3), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
-    assert {key: of.start_from for key, of in started.items()} == {
+    assert {key: job.start_from for key, (job, _) in jobs.items()} == {
         (fold, seed): str(phase_1 / f"fold-{fold}-seed-{seed}") for fold in (1, 2) for seed in (0, 3)
     }
 
 
-def test_gpus_are_dealt_out_to_what_is_left_to_do(data_dir, monkeypatch):
-    found = cross_validate(settings(), data_dir=data_dir, device="cpu")
-    for fold in (2, 4):
-        (found.path / f"fold-{fold}-seed-0" / "eval" / "result.json").unlink()
-    devices = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(MODULE, "_job", lambda *args: devices.append((args[1], args[4])))
-    monkeypatch.setattr(MODULE, "_read", lambda *args: None)
+def test_gpus_are_assigned_in_turn_to_the_remaining_runs(data_dir, monkeypatch):
+    found = cross_validate(settings(), folds=(1, 3, 5), data_dir=data_dir, device="cpu")
+    (found.path / "fold-5-seed-0" / "eval" / "result.json").unlink()
+    jobs = record_jobs(monkeypatch)
     cross_validate(settings(), data_dir=data_dir)
-    assert devices == [(2, "cuda:0"), (4, "cuda:1")]
+    assert {fold: device for (fold, _), (_, device) in jobs.items()} == {2: "cuda:0", 4: "cuda:1", 5: "cuda:0"}
 
 
-def test_a_precision_that_each_run_would_settle_is_refused(data_dir):
+def test_a_precision_that_each_run_would_choose_is_refused(data_dir):
     with pytest.raises(ValueError, match="name one"):
         cross_validate(settings(precision="auto"), data_dir=data_dir, device="cpu")
 
 
-def test_a_fold_that_is_not_there_is_refused(data_dir):
-    with pytest.raises(ValueError, match=r"folds is \[6\].*\[1, 2, 3, 4, 5\].*synthetic"):
-        cross_validate(settings(), folds=[6], data_dir=data_dir)
-
-
-def test_too_little_to_validate_on_is_refused(tmp_path, monkeypatch):
+def test_too_few_folds_or_seeds_are_refused(tmp_path, monkeypatch):
     tiny.register(monkeypatch)
     data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2), per_class=1))
     for wrong in (dict(validation=True), dict(seeds=())):
@@ -165,7 +153,7 @@ def test_too_little_to_validate_on_is_refused(tmp_path, monkeypatch):
             cross_validate(settings(), data_dir=data, save_dir=tmp_path / "runs", **wrong)
 
 
-def test_results_on_other_recordings_are_not_taken_for_these(tmp_path, monkeypatch):
+def test_results_on_other_recordings_are_not_reused(tmp_path, monkeypatch):
     tiny.register(monkeypatch)
     part = tiny.write_set(tmp_path / "part", tiny.tones((1, 2), per_class=1), subset=True)
     whole = tiny.write_set(tmp_path / "whole", tiny.tones((1, 2), per_class=2), subset=False)
@@ -175,30 +163,23 @@ def test_results_on_other_recordings_are_not_taken_for_these(tmp_path, monkeypat
         cross_validate(settings(), data_dir=whole, **where)
 
 
-def test_of_a_subset_the_folds_that_are_there_are_learned_from(tmp_path, monkeypatch):
+def test_on_a_subset_only_its_folds_are_used(tmp_path, monkeypatch):
     tiny.register(monkeypatch)
     data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2, 4), per_class=1), subset=True)
     found = cross_validate(settings(), folds=[4], data_dir=data, save_dir=tmp_path / "runs", device="cpu")
     assert load_run(found.path / "fold-4-seed-0").config.train_folds == (1, 2)
-    with pytest.raises(ValueError, match=r"folds is \[3\].*\[1, 2, 4\]"):
+    with pytest.raises(ValueError, match=r"folds is \[3\].*\[1, 2, 4\].*synthetic"):
         cross_validate(settings(), folds=[3], data_dir=data)
 
 
-def test_statistics_of_known_answers(monkeypatch, tmp_path):
+def test_statistics_with_known_answers(monkeypatch, tmp_path):
     """Two seeds on four clips: one clip always right, one never, two once."""
     tiny.register(monkeypatch)
     a, b = get_dataset("synthetic").classes[:2]
     predicted = {0: [a, b, a, b], 1: [a, b, b, a]}
     predictions = pd.concat(
         pd.DataFrame(
-            {
-                "fold": 1,
-                "seed": seed,
-                "file": list("wxyz"),
-                "recording": [1, 2, 2, 3],
-                "true": [a, a, a, a],
-                "predicted": of,
-            }
+            dict(fold=1, seed=seed, file=list("wxyz"), recording=[1, 2, 2, 3], true=[a, a, a, a], predicted=of)
         )
         for seed, of in predicted.items()
     )

@@ -17,7 +17,7 @@ import urllib3
 from disk import largest_file
 from tqdm import tqdm
 
-from esc_lib.data.download import DownloadError, download, file_hash
+from esc_lib.data.download import DownloadError, download
 from esc_lib.files import WriteError
 
 module = importlib.import_module("esc_lib.data.download")
@@ -169,29 +169,23 @@ def test_synced_before_the_final_name_appears(server, path, monkeypatch):
     assert events == ["fsync", "replace"]
 
 
-def test_file_hash(path):
-    path.write_bytes(b"abc")
-    assert file_hash(str(path)) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_hash(path, "md5") == "900150983cd24fb0d6963f7d28e17f72"
-
-
 # --- a file that is there already ---
 
 
-@pytest.mark.parametrize("known", [{}, {"sha256": SHA256}, {"md5": MD5}, {"size": len(BODY)}])
-def test_file_that_is_there_is_verified_and_not_requested(server, path, known):
+@pytest.mark.parametrize("expected", [{}, {"sha256": SHA256}, {"md5": MD5}, {"size": len(BODY)}])
+def test_existing_file_is_verified_and_not_requested(server, path, expected):
     path.write_bytes(BODY)
-    assert download(server.url, path, **known) == path
-    if known:
+    assert download(server.url, path, **expected) == path
+    if expected:
         path.write_bytes(b"mine")
         with pytest.raises(DownloadError, match="move it away or delete it") as error:
-            download(server.url, path, **known)
-        assert str(path) in str(error.value) and str(*known.values()) in str(error.value)
+            download(server.url, path, **expected)
+        assert str(path) in str(error.value) and str(*expected.values()) in str(error.value)
         assert path.read_bytes() == b"mine"
     path.unlink()
     path.mkdir()
     with pytest.raises(DownloadError, match="is not a file"):
-        download(server.url, path, **known)
+        download(server.url, path, **expected)
     assert server.seen == []
 
 
@@ -284,7 +278,8 @@ def test_changed_etag_starts_over_and_is_resumed_in_turn(server, path):
     assert [headers["If-Range"] for headers in server.seen] == ['"v1"', '"v2"']
 
 
-RESUMING = {  # what stands in the .part, the answer to the next request, what is known, which ranges are asked for
+LONGER = answer(body=LONG, Content_Range=f"bytes {CUT}-9/*")
+RESUMING = {  # what stands in the .part, the answer to the next request, hash or size, which ranges are requested
     "right": (BODY[:CUT], answer(), {}, [FROM_CUT]),  # no hash: the bytes must be right all the same
     "unknown total": (BODY[:CUT], answer(Content_Range=f"bytes {CUT}-299999/*"), {}, [FROM_CUT]),
     "Range ignored": (BODY[:CUT], answer(ranges=False), {}, [FROM_CUT]),
@@ -299,21 +294,16 @@ RESUMING = {  # what stands in the .part, the answer to the next request, what i
     "complete, wrong": (OTHER, answer(), {"sha256": SHA256}, [None]),
     "wrong sha256": (OTHER[:CUT], answer(), {"sha256": SHA256}, [FROM_CUT, None]),
     "wrong md5": (OTHER[:CUT], answer(), {"md5": MD5}, [FROM_CUT, None]),
-    "wrong size": (
-        BODY[:CUT],
-        answer(body=LONG, Content_Range=f"bytes {CUT}-9/*"),
-        {"size": 300_000},
-        [FROM_CUT, None],
-    ),
+    "wrong size": (BODY[:CUT], LONGER, {"size": 300_000}, [FROM_CUT, None]),
 }
 
 
-@pytest.mark.parametrize(("part", "plan", "known", "asked"), RESUMING.values(), ids=RESUMING)
-def test_what_does_not_fit_or_is_wrong_is_fetched_whole(server, path, delays, part, plan, known, asked):
+@pytest.mark.parametrize(("part", "plan", "expected", "asked"), RESUMING.values(), ids=RESUMING)
+def test_resumed_file_is_complete_and_of_one_version(server, path, delays, part, plan, expected, asked):
     interrupted(server, path)
     part_of(path).write_bytes(part)
     server.plan = [plan]
-    download(server.url, path, **known)
+    download(server.url, path, **expected)
     assert_complete(path)
     assert ranges_of(server) == asked and delays == []
 
@@ -328,18 +318,18 @@ def test_resumed_file_that_is_wrong_twice(server, path, cut):
     assert list(path.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("etag", ['W/"v1"', None])
-def test_without_strong_etag_no_resume(server, path, etag):
+RECORDS = [None, "", '{"url":', "[1]", '{"url": 1}', '{"url": "http://another", "etag": "e"}']
+
+
+@pytest.mark.parametrize(
+    ("etag", "record"), [('W/"v1"', "kept"), (None, "kept"), *(('"v1"', record) for record in RECORDS)]
+)
+def test_without_strong_etag_or_usable_side_file_starts_over(server, path, etag, record):
     interrupted(server, path, etag=etag)
-    download(server.url, path)
-    assert_complete(path)
-    assert ranges_of(server) == [None]
-
-
-@pytest.mark.parametrize("record", [None, "", '{"url":', "[1]", '{"url": 1}', '{"url": "http://another", "etag": "e"}'])
-def test_unusable_side_file_starts_over(server, path, record):
-    interrupted(server, path)
-    side_of(path).unlink() if record is None else side_of(path).write_text(record, encoding="utf-8")
+    if record is None:
+        side_of(path).unlink()
+    elif record != "kept":
+        side_of(path).write_text(record, encoding="utf-8")
     download(server.url, path)
     assert_complete(path)
     assert ranges_of(server) == [None]
@@ -360,10 +350,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("plan", "match", "known"), REFUSED.values(), ids=REFUSED)
-def test_refusal_is_not_repeated(server, path, delays, plan, match, known):
+@pytest.mark.parametrize(("plan", "match", "expected"), REFUSED.values(), ids=REFUSED)
+def test_refusal_is_not_repeated(server, path, delays, plan, match, expected):
     server.plan = [plan]
-    message = refused(server, path, match, **known)
+    message = refused(server, path, match, **expected)
     assert server.url in message and "source=" in message
     assert len(server.seen) == 1 and delays == [] and list(path.parent.iterdir()) == []
 

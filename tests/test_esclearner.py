@@ -234,20 +234,20 @@ def test_its_networks_are_not_architectures_of_the_course():
             recipe(name, "urbansound8k")
 
 
-def test_nothing_else_knows_it():
+def test_the_rest_of_the_library_does_not_refer_to_it():
     """Outside the wing its name stands in docstrings and comments alone, and in the import that registers the wing."""
     library = Path(esc_lib.__file__).parent
     files = [path for path in library.rglob("*.py") if "esclearner" not in path.relative_to(library).parts]
     assert len(files) > 30
-    knowing = set()
+    referring = set()
     for path in files:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
                 node.body[0] = ast.Pass()
         if re.search("esc.?learner", ast.unparse(tree), re.IGNORECASE):
-            knowing.add(path.relative_to(library).as_posix())
-    assert knowing == {"__init__.py"}
+            referring.add(path.relative_to(library).as_posix())
+    assert referring == {"__init__.py"}
 
 
 # --- settings ---
@@ -288,7 +288,7 @@ BETWEEN_CLASS = dict(between_class=True, trim_silence=False, pad=False)  # of cl
         ({**WAVEMSNET, "bc": True}, replace(AS_WAVEMSNET, **BETWEEN_CLASS)),
     ],
 )
-def test_settings_say_what_it_did(tmp_path, settings, expected):
+def test_settings_are_converted(tmp_path, settings, expected):
     found = load_run(write_run(tmp_path / "run", settings)).config
     assert found == expected
     # Its schedule was never applied.
@@ -512,12 +512,11 @@ def test_its_wavemsnet_in_both_protocols(tmp_path):
 
 def plainly_centred(wave, length=100):
     """Its preparation for M-nets, restated: to the last sound, then as many zeros before as after, or as few."""
-    sounding = wave[: np.flatnonzero(wave)[-1] + 1] if wave.any() else wave
-    before = math.floor((length - len(sounding)) / 2)
-    after = math.ceil((length - len(sounding)) / 2)
-    if before >= 0:
-        return np.pad(sounding, (before, after)) / 32768
-    return sounding[-before : len(sounding) + after] / 32768
+    sounding = np.trim_zeros(wave, "b") if wave.any() else wave
+    excess = len(sounding) - length
+    if excess <= 0:
+        return np.pad(sounding, (-excess // 2, -excess - -excess // 2)) / 32768
+    return sounding[-(-excess // 2) :][:length] / 32768
 
 
 def test_m_nets_are_given_the_whole_clip_centred_and_all_count(tmp_path, monkeypatch):
@@ -537,13 +536,13 @@ def test_m_nets_are_given_the_whole_clip_centred_and_all_count(tmp_path, monkeyp
     np.testing.assert_array_equal(np.flatnonzero(given[-2])[[0, -1]], [40, 59])  # zeros on both sides are trimmed
 
 
-def test_results_stand_beside_its_own_and_say_what_they_are_worth(tmp_path, monkeypatch):
+def test_results_stand_beside_its_own_and_state_their_bias(tmp_path, monkeypatch):
     stand_in(monkeypatch, lambda x: of_two(x.amax(dim=1) < 9), "envnet")  # predicts class 1 for everything
     folder = run_on(tmp_path, ENVNET, [(0, clip(0.9)), (0, clip(0.9)), (1, clip(0.9)), (2, clip(0))])
     before = contents(folder)
     there, here, last = result_of(folder, "esc-learner"), result_of(folder), result_of(folder, checkpoint="result")
     folders = {"eval-esc-learner-best": there, "eval-best": here, "eval-last": last}
-    assert {found.path: name for name, found in folders.items()} == {folder / name: name for name in folders}
+    assert all(found.path == folder / name for name, found in folders.items())
     after = contents(folder)
     assert {name: after[name] for name in before} == before
     assert {Path(name).parts[0] for name in after.keys() - before.keys()} == set(folders)
@@ -563,7 +562,7 @@ def test_results_stand_beside_its_own_and_say_what_they_are_worth(tmp_path, monk
         assert "nothing was chosen" not in found.result["selection"]
 
 
-def test_what_a_protocol_cannot_test_is_refused(tmp_path, monkeypatch):
+def test_evaluations_that_a_protocol_does_not_allow_are_refused(tmp_path, monkeypatch):
     stand_in(monkeypatch, lambda x: of_two(x.amax(dim=1) < 9), "envnet")
     folder = run_on(tmp_path, ENVNET, [(0, clip(-0.9)), (1, clip(0))])
     with pytest.raises(ValueError, match="protocol is 'theirs'.*course.*esc-learner"):
@@ -632,10 +631,9 @@ def archive_of(tmp_path, settings=M3, inside="some/folder/", copies=1):
 def test_a_published_run_is_downloaded_once(network, tmp_path, inside):
     network.published[PUBLISHED["m3"]] = archive_of(tmp_path, inside=inside)
     run = fetch_run("m3", save_dir=tmp_path / "runs")
-    assert run.path == tmp_path / "runs/esc-learner-m3"
-    assert run.config.architecture == "m3_esclearner"
+    assert run.path == tmp_path / "runs/esc-learner-m3" and run.config.architecture == "m3_esclearner"
     assert contents(run.path) == contents(tmp_path / "source")
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"esc-learner-m3"}
+    assert list((tmp_path / "runs").iterdir()) == [run.path]
     x = torch.rand(1, 1, 32079)
     with torch.no_grad():
         torch.testing.assert_close(run.model("best")(x), m3()(x), rtol=1e-5, atol=1e-5)
@@ -646,17 +644,16 @@ def test_a_published_run_is_downloaded_once(network, tmp_path, inside):
 
 
 @pytest.mark.parametrize("address", [PUBLISHED["wavemsnet"], README_WAVEMSNET], ids=["with .s3.", "as in its README"])
-def test_wavemsnet_is_looked_for_at_both_spellings(network, tmp_path, address):
+def test_wavemsnet_is_requested_at_both_addresses(network, tmp_path, address):
     network.published[address] = archive_of(tmp_path, OLDER_WAVEMSNET)
     run = fetch_run("wavemsnet", save_dir=tmp_path / "runs")
-    assert run.path == tmp_path / "runs/esc-learner-wavemsnet"
-    assert run.config.architecture == "wavemsnet_esclearner"
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"esc-learner-wavemsnet"}
+    assert run.path == tmp_path / "runs/esc-learner-wavemsnet" and run.config.architecture == "wavemsnet_esclearner"
+    assert list((tmp_path / "runs").iterdir()) == [run.path]
     tried = [PUBLISHED["wavemsnet"], README_WAVEMSNET]
     assert network.requested == tried[: tried.index(address) + 1]
 
 
-def test_what_is_gone_is_called_gone_and_what_never_was_is_not_requested(network, tmp_path):
+def test_missing_archives_are_reported_and_unknown_runs_not_requested(network, tmp_path):
     for name in PUBLISHED:
         with pytest.raises(DownloadError, match="404.*if it is gone, nothing replaces it; train") as caught:
             fetch_run(name, save_dir=tmp_path / "runs")

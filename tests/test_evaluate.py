@@ -1,6 +1,7 @@
-"""Evaluation counted by hand: nothing left out, nothing transposed, nothing written elsewhere."""
+"""Evaluation against counts by hand: every clip counts, rows are true classes, files lie in the run directory."""
 
 import json
+import re
 from importlib.metadata import version
 
 import numpy as np
@@ -9,29 +10,29 @@ import pytest
 import torch
 from tiny import RATE, config, files_below, network, new_run, numbered, numbers_in, register, tones, write_set
 
-from esc_lib import evaluate, load_run, train
+from esc_lib import evaluate, train
 from esc_lib.data.clips import load_clips
 from esc_lib.data.datasets import ESC10_CLASSES
 
 DOG, RAIN, WAVES = ESC10_CLASSES[:3]
 FIRE = ESC10_CLASSES[9]
-# Fold 3 is the test: eleven clips of three classes, and what the network says of each. Six of eleven are right.
+# Fold 3 is the test: eleven clips of three classes, and what the network predicts. Six are right.
 TARGETS = [0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2]
-SAID = [0, 0, 0, 1, 1, 1, 0, 0, 0, 2, 9]
+PREDICTED = [0, 0, 0, 1, 1, 1, 0, 0, 0, 2, 9]
 RIGHT = 6
 
 
-def logits_of(said):
-    """Logits whose largest is at `said`, by 2."""
-    return 2.0 * torch.nn.functional.one_hot(torch.tensor(said), 10)
+def logits_of(predicted):
+    """Logits that exceed the others by 2 at the predicted classes."""
+    return 2.0 * torch.nn.functional.one_hot(torch.tensor(predicted), 10)
 
 
 def make_run(folder, monkeypatch, logits=None, accuracies=(0.5,), dataset="synthetic", subset=True):
-    """A run whose network was never trained: it knows each clip of fold 3 and gives the logits written here.
+    """A run whose network returns the logits given for each clip of fold 3.
 
-    With each further checkpoint class 9 gets more votes, so that it wins always.
+    In every checkpoint after the first, a bias makes it always predict class 9.
     """
-    logits = logits_of(SAID) if logits is None else logits
+    logits = logits_of(PREDICTED) if logits is None else logits
     # Clip 0 is of fold 1, clips 1 to 11 of fold 3, clip 12 of fold 2.
     write_set(folder / "data", numbered([1, *[3] * len(TARGETS), 2], [5, *TARGETS, 6]), dataset, subset)
     net = register(monkeypatch, network(lambda self, x: logits[torch.tensor(numbers_in(x)) - 1] + self.bias))
@@ -54,10 +55,10 @@ def found(run, tmp_path):
     return evaluate(run.path, data_dir=tmp_path / "data", device="cpu")
 
 
-def test_accuracy_is_the_share_of_right_clips(found):
+def test_accuracy_is_the_share_of_correct_clips(found):
     assert found.accuracy == found.result["acc"] == RIGHT / 11
     assert (found.result["correct"], found.result["clips"]) == (RIGHT, 11)
-    assert len(found.predictions) == 11, "the test fold and nothing else"
+    assert len(found.predictions) == 11, "the test fold only"
 
 
 def test_rows_of_the_confusion_matrix_are_the_true_classes(found):
@@ -67,23 +68,15 @@ def test_rows_of_the_confusion_matrix_are_the_true_classes(found):
     expected[2, 2], expected[2, 9] = 1, 1
     assert found.confusion.to_numpy().tolist() == expected.tolist()
     assert list(found.confusion.index) == list(found.confusion.columns) == list(ESC10_CLASSES)
-    assert found.confusion.loc[RAIN, DOG] == 3  # rain taken for a dog
+    assert found.confusion.loc[RAIN, DOG] == 3  # rain predicted as dog
 
 
-def test_a_network_that_always_says_dog_fills_one_column(tmp_path, monkeypatch):
-    found = evaluate(make_run(tmp_path, monkeypatch, logits_of([0] * 11)).path, data_dir=tmp_path / "data")
-    assert found.confusion[DOG].tolist() == [4, 5, 2, 0, 0, 0, 0, 0, 0, 0]
-    assert found.confusion.drop(columns=DOG).to_numpy().sum() == 0
-    assert found.confusion.sum(axis=1).tolist() == [4, 5, 2, 0, 0, 0, 0, 0, 0, 0]
-
-
-def test_the_files_say_what_the_evaluation_says(found, run):
+def test_the_files_hold_the_evaluation(found, run):
     assert found.path == run.path / "eval"
     assert files_below(found.path) == {"result.json", "confusion_matrix.csv", "predictions.csv"}
-    text = (found.path / "confusion_matrix.csv").read_text()
+    text = (found.path / "confusion_matrix.csv").read_text(encoding="utf-8")
     first = text.splitlines()[0].split(",")
-    assert "true" in first[0] and "row" in first[0] and "predicted" in first[0] and "column" in first[0]
-    assert first[0].index("true") < first[0].index("row") < first[0].index("predicted") < first[0].index("column")
+    assert re.search("true.*row.*predicted.*column", first[0])
     assert first[1:] == list(ESC10_CLASSES)
     table = pd.read_csv(found.path / "confusion_matrix.csv", index_col=0)
     assert table.loc[RAIN, DOG] == 3 and table.loc[DOG, RAIN] == 1
@@ -91,7 +84,7 @@ def test_the_files_say_what_the_evaluation_says(found, run):
     pd.testing.assert_frame_equal(
         pd.read_csv(found.path / "predictions.csv"), found.predictions, check_dtype=False, rtol=1e-6
     )
-    assert json.loads((found.path / "result.json").read_text()) == found.result
+    assert json.loads((found.path / "result.json").read_text(encoding="utf-8")) == found.result
 
 
 def test_predictions_have_a_row_per_clip_and_a_probability_per_class(found):
@@ -99,39 +92,30 @@ def test_predictions_have_a_row_per_clip_and_a_probability_per_class(found):
     assert table["file"].tolist() == [f"audio/{i:03d}.wav" for i in range(1, 12)]
     assert set(table["fold"]) == {3}
     assert table["true"].tolist() == [ESC10_CLASSES[i] for i in TARGETS]
-    assert table["predicted"].tolist() == [ESC10_CLASSES[i] for i in SAID]
-    assert list(table.columns) == [
-        "file",
-        "fold",
-        "recording",
-        "true",
-        "predicted",
-        *(f"p_{name}" for name in ESC10_CLASSES),
-    ]
-    probabilities = table.filter(like="p_").filter(regex="^p_").to_numpy()
+    assert table["predicted"].tolist() == [ESC10_CLASSES[i] for i in PREDICTED]
+    expected = ["file", "fold", "recording", "true", "predicted", *(f"p_{name}" for name in ESC10_CLASSES)]
+    assert list(table.columns) == expected
+    probabilities = table.filter(regex="^p_").to_numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     top = np.exp(2) / (np.exp(2) + 9)
-    np.testing.assert_allclose(probabilities[range(11), SAID], top, rtol=1e-5)
+    np.testing.assert_allclose(probabilities[range(11), PREDICTED], top, rtol=1e-5)
 
 
 def test_silent_clips_count(tmp_path, monkeypatch):
     register(monkeypatch)
     write_set(tmp_path, tones(per_class=1))  # with one clip of digital silence in each fold
-    found = evaluate(
-        train(config(epochs=1), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu").path, data_dir=tmp_path
-    )
+    run = train(config(epochs=1), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu")
+    found = evaluate(run.path, data_dir=tmp_path)
     assert found.result["clips"] == len(found.predictions) == found.confusion.to_numpy().sum() == 11
-    assert found.confusion.sum(axis=1).tolist() == [2, *[1] * 9]  # the silence is called class 0
+    assert found.confusion.sum(axis=1).tolist() == [2, *[1] * 9]  # the silent clip is of class 0
     assert np.isfinite(found.predictions.filter(regex="^p_").to_numpy()).all()
 
 
 @pytest.mark.parametrize(("dataset", "subset"), [("synthetic", True), ("esc10", False)])
-def test_the_result_says_what_must_be_known_to_cite_it(tmp_path, monkeypatch, dataset, subset):
+def test_the_result_records_its_provenance(tmp_path, monkeypatch, dataset, subset):
     run = make_run(tmp_path, monkeypatch, dataset=dataset, subset=subset)
     result = evaluate(run.path, data_dir=tmp_path / "data").result
-    assert result["dataset"] == dataset
-    assert result["subset"] is subset
-    assert result["eval_folds"] == [3]
+    assert (result["dataset"], result["subset"], result["eval_folds"]) == (dataset, subset, [3])
     assert result["source_sha256"] == "5" * 64
     assert (result["checkpoint"], result["epoch"]) == ("epoch-0001", 1)
     assert result["selection"].startswith("the last epoch")
@@ -139,23 +123,23 @@ def test_the_result_says_what_must_be_known_to_cite_it(tmp_path, monkeypatch, da
     assert str(tmp_path) not in json.dumps(result)
 
 
-def test_best_is_kept_apart_and_called_what_it_is(tmp_path, monkeypatch):
+def test_the_best_checkpoint_has_a_folder_of_its_own_and_a_warning(tmp_path, monkeypatch):
     run = make_run(tmp_path, monkeypatch, accuracies=(0.9, 0.2))
     data = tmp_path / "data"
     best, last = evaluate(run.path, "best", data_dir=data), evaluate(run.path, data_dir=data)
     named = evaluate(run.path, "epoch-0001", data_dir=data)
     assert [e.path.name for e in (best, last, named)] == ["eval-best", "eval", "eval-epoch-0001"]
     assert [e.result["epoch"] for e in (best, last, named)] == [1, 2, 1]
-    assert [e.accuracy for e in (best, last, named)] == [RIGHT / 11, 0, RIGHT / 11]  # the last says class 9 always
+    assert [e.accuracy for e in (best, last, named)] == [RIGHT / 11, 0, RIGHT / 11]  # the last always predicts class 9
     assert "too high" in best.result["selection"] and "too high" not in last.result["selection"]
     assert "last epoch" not in best.result["selection"] and "last epoch" not in named.result["selection"]
-    assert json.loads((run.path / "eval/result.json").read_text())["acc"] == 0
+    assert json.loads((run.path / "eval/result.json").read_text(encoding="utf-8"))["acc"] == 0
     with pytest.raises(ValueError, match="'epoch-0007'.*epoch-0001"):
         evaluate(run.path, "epoch-0007", data_dir=data)
     assert not (run.path / "eval-epoch-0007").exists()
 
 
-def test_the_result_goes_where_the_run_is_now(run, tmp_path):
+def test_the_result_of_a_moved_run_lies_in_its_new_folder(run, tmp_path):
     moved = tmp_path / "elsewhere" / "renamed"
     moved.parent.mkdir()
     run.path.rename(moved)
@@ -166,64 +150,58 @@ def test_the_result_goes_where_the_run_is_now(run, tmp_path):
     assert files_below(tmp_path / "runs") == set()
 
 
-def test_a_second_evaluation_replaces_the_first(run, tmp_path):
+def test_evaluating_again_replaces_the_result_and_leaves_the_run_unchanged(run, tmp_path):
+    before = {name: (run.path / name).read_bytes() for name in files_below(run.path)}
     first = evaluate(run.path, data_dir=tmp_path / "data")
     second = evaluate(str(run.path), data_dir=str(tmp_path / "data"))
     assert first.result == second.result
     assert not [name for name in files_below(run.path) if name.endswith(".part")]
-
-
-def test_evaluation_leaves_the_run_alone(run, tmp_path):
-    before = {name: (run.path / name).read_bytes() for name in files_below(run.path)}
-    evaluate(run.path, data_dir=tmp_path / "data")
     assert {name: (run.path / name).read_bytes() for name in before} == before
-    assert load_run(run.path) == run
 
 
 def test_per_class_by_hand(found):
     table = found.per_class()
     assert list(table.index) == list(ESC10_CLASSES)
     assert list(table.columns) == ["precision", "recall", "f1", "clips"]
-    # Dog: said six times, right three times, of four clips.
+    # Dog: predicted six times, correctly three times, of four clips.
     assert table.loc[DOG].tolist() == pytest.approx([3 / 6, 3 / 4, 2 * 3 / (6 + 4), 4])
     assert table.loc[RAIN].tolist() == pytest.approx([2 / 3, 2 / 5, 2 * 2 / (3 + 5), 5])
     assert table.loc[WAVES].tolist() == pytest.approx([1 / 1, 1 / 2, 2 * 1 / (1 + 2), 2])
-    assert table.loc[FIRE].tolist() == [0, 0, 0, 0]  # said once, but never there
+    assert table.loc[FIRE].tolist() == [0, 0, 0, 0]  # predicted once, but no clip is of this class
     assert table.loc[ESC10_CLASSES[4]].tolist() == [0, 0, 0, 0]
     assert table["clips"].dtype.kind == "i"
 
 
-def test_worst_are_the_wrong_clips_surest_first(tmp_path, monkeypatch):
-    logits = logits_of(SAID)
-    for clip, distance in [(3, 1.0), (6, 5.0), (7, 3.0), (8, 3.0), (10, 0.5)]:  # the five that are wrong
+def test_worst_lists_the_misclassified_clips_most_confident_first(tmp_path, monkeypatch):
+    logits = logits_of(PREDICTED)
+    for clip, distance in [(3, 1.0), (6, 5.0), (7, 3.0), (8, 3.0), (10, 0.5)]:  # the five that are misclassified
         logits[clip] *= distance / 2
-    logits[0] *= 0.01  # right, though with the least of certainty
+    logits[0] *= 0.01  # correct, though least confident
     found = evaluate(make_run(tmp_path, monkeypatch, logits).path, data_dir=tmp_path / "data")
     worst = found.worst(9)
     assert worst["file"].tolist() == [f"audio/{clip + 1:03d}.wav" for clip in (6, 7, 8, 3, 10)]
     assert (worst["true"] != worst["predicted"]).all()
     assert list(worst.columns) == ["file", "fold", "true", "predicted", "p_true"]
-    # The true class is one of nine that share what the predicted one leaves.
+    # The true class is one of nine with equal probability.
     expected = [1 / (9 + np.exp(distance)) for distance in (5, 3, 3, 1, 0.5)]
     assert worst["p_true"].tolist() == pytest.approx(expected, rel=1e-4)
     assert found.worst(2)["file"].tolist() == worst["file"].tolist()[:2]
     assert len(found.worst()) == 5
 
 
-def test_nothing_is_worst_if_all_is_right(tmp_path, monkeypatch):
+def test_worst_is_empty_if_every_clip_is_correct(tmp_path, monkeypatch):
     found = evaluate(make_run(tmp_path, monkeypatch, logits_of(TARGETS)).path, data_dir=tmp_path / "data")
     assert found.accuracy == 1
     assert found.worst().empty
     assert list(found.worst().columns) == ["file", "fold", "true", "predicted", "p_true"]
 
 
-def test_the_whole_path_agrees_with_a_plain_count(tmp_path, monkeypatch):
-    """Training's own test, `evaluate`, and a loop over clips and crops written here give one accuracy."""
+def test_accuracy_agrees_with_a_plain_loop(tmp_path, monkeypatch):
+    """The evaluation during training, `evaluate`, and a loop over clips and crops give the same accuracy."""
     register(monkeypatch)
     write_set(tmp_path, tones(per_class=2))
-    run = train(
-        config(epochs=3, crops=4, trim_silence=False), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu"
-    )
+    settings = config(epochs=3, crops=4, trim_silence=False)
+    run = train(settings, data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu")
     found = evaluate(run.path, data_dir=tmp_path, device="cpu")
     clips, model, right = load_clips("synthetic", RATE, folds=[3], data_dir=tmp_path), run.model(), 0
     for i in range(len(clips)):
@@ -239,7 +217,7 @@ def test_the_whole_path_agrees_with_a_plain_count(tmp_path, monkeypatch):
     assert found.accuracy == pytest.approx(run.history["eval_acc"][3])
 
 
-def test_what_is_not_there_is_named(run, tmp_path):
+def test_a_missing_run_data_set_or_device_is_named(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run directory"):
         evaluate(tmp_path / "nowhere", data_dir=tmp_path / "data")
     with pytest.raises(FileNotFoundError, match=r'esc_lib\.prepare\("synthetic", 1000\)'):

@@ -1,4 +1,4 @@
-"""Mixtures of two sounds against slow, plain float64 versions, and by tones whose loudness is known."""
+"""Mixtures of two sounds against slow, plain float64 versions, and by tones of a given loudness."""
 
 import math
 
@@ -81,41 +81,13 @@ def test_a_weighting_is_the_authors_formula(rate):
 @pytest.mark.parametrize("rate", FRAME)
 @pytest.mark.parametrize("frames", [1.0, 1.4, 1.5, 7.3])  # times the length of a frame
 def test_loudness_is_the_slow_version(rate, frames):
-    batch = sounds(6, int(frames * FRAME[rate]), seed=rate) + [tone(440, rate, 8)[: int(frames * FRAME[rate])]]
+    n, n_fft = int(frames * FRAME[rate]), FRAME[rate]
+    tail = np.zeros(n)
+    tail[n_fft + (n - n_fft) // (n_fft // 2) * (n_fft // 2) :] = 1  # after the last whole frame
+    batch = [*sounds(6, n, seed=rate), tone(440, rate, 8)[:n], tail, np.zeros(n), np.full(n, 1e-7)]
     found = loudness(waves(*batch), rate)
-    assert found.shape == (7,) and found.dtype == torch.float32
+    assert found.shape == (10,) and found.dtype == torch.float32 and (found[-3:] + 80).abs().max() < 1e-4
     np.testing.assert_allclose(found.numpy(), [slow_loudness(x, rate) for x in batch], atol=1e-3)
-
-
-@pytest.mark.parametrize("rate", FRAME)
-def test_the_loudest_moment_counts_and_what_fills_no_frame_does_not(rate):
-    n_fft = FRAME[rate]
-    burst, quiet, tail = np.zeros(8 * n_fft), np.zeros(8 * n_fft), np.zeros(8 * n_fft + n_fft // 4)
-    sound = tone(1000, rate, 2)[:n_fft]
-    burst[3 * n_fft : 4 * n_fft] = sound
-    quiet[3 * n_fft : 4 * n_fft] = sound / 10
-    tail[8 * n_fft :] = 1.0  # after the last whole frame
-    of_burst, of_quiet, of_tail = loudness(waves(burst, quiet, tail[: 8 * n_fft]), rate).tolist()
-    assert of_burst == pytest.approx(slow_loudness(sound, rate), abs=1e-3)
-    assert of_burst - of_quiet == pytest.approx(20, abs=1e-3)
-    assert of_tail == loudness(waves(tail), rate).item() == -80
-
-
-@pytest.mark.parametrize("rate", FRAME)
-def test_twice_the_amplitude_is_6_db_more_and_silence_is_minus_80_db(rate):
-    x = sounds(1, 5 * FRAME[rate], seed=1)[0]
-    once, twice, negative, silence, faint = loudness(waves(x, 2 * x, -x, 0 * x, 0 * x + 1e-7), rate).tolist()
-    assert twice - once == pytest.approx(6.0206, abs=1e-3)
-    assert negative == pytest.approx(once, abs=1e-4)
-    assert silence == pytest.approx(-80, abs=1e-4) and faint == pytest.approx(-80, abs=1e-4)
-    low, middle = loudness(waves(tone(100, rate), tone(1000, rate)), rate).tolist()
-    assert middle - low == pytest.approx(19.1, abs=0.2)
-
-
-def test_loudness_of_each_waveform_is_its_own():
-    batch = waves(*sounds(5, 3000, seed=2))
-    alone = torch.cat([loudness(x[None], 8000) for x in batch])
-    torch.testing.assert_close(loudness(batch, 8000), alone)
 
 
 # Mixtures --------------------------------------------------------------------------------------------------------
@@ -159,13 +131,6 @@ def test_ratios_0_and_1_are_the_pure_sounds_and_swapping_both_changes_nothing():
         torch.testing.assert_close(mix(first, second, torch.zeros(5), 8000), second)
 
 
-@pytest.mark.parametrize("r", [0, 0.01, 0.3, 0.5, 0.77, 1])
-def test_a_mixture_of_two_equal_sounds_has_the_energy_of_one(r):
-    time = np.arange(8000) / 8000
-    x1, x2 = 0.3 * np.sin(2 * np.pi * 1000 * time), 0.3 * np.cos(2 * np.pi * 1000 * time)  # uncorrelated
-    assert np.sum(mixed(x1, x2, r, 8000) ** 2) == pytest.approx(np.sum(x1**2), rel=1e-4)
-
-
 @pytest.mark.parametrize("r", [0, 0.3, 1])
 def test_mixtures_with_silence_are_finite(r):
     silence, sound = np.zeros(3000), sounds(1, 3000, seed=10)[0]
@@ -180,17 +145,11 @@ def test_labels_hold_the_ratio_of_the_first_class_and_the_rest_of_the_second():
     label = mixed_labels(torch.tensor([2, 0, 1]), torch.tensor([0, 3, 2]), torch.tensor([0.25, 1.0, 0.0]), 4)
     assert label.dtype == torch.float32
     assert label.tolist() == [[0.75, 0, 0.25, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
-    targets = torch.arange(10)
-    label = mixed_labels(targets, targets.roll(1), torch.rand(10, generator=torch.Generator().manual_seed(0)), 10)
-    torch.testing.assert_close(label.sum(dim=1), torch.ones(10))
-    assert (label > 0).sum(dim=1).tolist() == [2] * 10
 
 
 # Pairs -----------------------------------------------------------------------------------------------------------
 
-UNEQUAL = torch.tensor([0] * 1 + [1] * 2 + [2] * 5 + [3] * 12)[
-    torch.randperm(20, generator=torch.Generator().manual_seed(0))
-]
+UNEQUAL = torch.tensor([3, 2, 3, 3, 1, 3, 2, 3, 0, 3, 3, 2, 3, 3, 2, 3, 1, 3, 2, 3])  # 1, 2, 5 and 12 clips
 
 
 def pairs_of(targets, n, seed=0):
@@ -220,7 +179,6 @@ def test_the_generator_alone_decides_about_pairs():
     generator = torch.Generator().manual_seed(1)
     first = random_pairs(UNEQUAL, 50, generator)
     following = random_pairs(UNEQUAL, 50, generator)
-    torch.manual_seed(0)
     again = pairs_of(UNEQUAL, 50, seed=1)
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], following[0])
@@ -237,12 +195,6 @@ def logits_and_labels(batch=7, classes=10):
     return logits, mixed_labels(first, (first + 3) % classes, ratio, classes)
 
 
-def test_loss_is_zero_where_softmax_is_the_label():
-    label = torch.tensor([[0.2, 0.5, 0.3], [0.01, 0.01, 0.98]])
-    assert kl_loss(label.log() + 5, label).item() == pytest.approx(0, abs=1e-6)
-    assert kl_loss(label.log() + torch.tensor([0.1, 0, 0]), label) > 1e-4
-
-
 def test_loss_is_the_sum_over_classes_and_the_mean_of_the_batch():
     logits, label = logits_and_labels()
     total = 0.0
@@ -250,13 +202,6 @@ def test_loss_is_the_sum_over_classes_and_the_mean_of_the_batch():
         normal = sum(math.exp(value) for value in row)
         total += sum(q * (math.log(q) - value + math.log(normal)) for q, value in zip(wanted, row, strict=True) if q)
     assert kl_loss(logits, label).item() == pytest.approx(total / 7, rel=1e-12)
-
-
-def test_loss_of_one_class_alone_is_cross_entropy():
-    logits, _ = logits_and_labels()
-    target = torch.tensor([0, 9, 3, 3, 1, 5, 8])
-    label = torch.nn.functional.one_hot(target, 10).double()
-    torch.testing.assert_close(kl_loss(logits, label), torch.nn.functional.cross_entropy(logits, target))
 
 
 def test_gradient_is_softmax_less_label_over_the_batch_size():

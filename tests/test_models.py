@@ -1,4 +1,4 @@
-"""The networks against their papers' tables: sizes, shapes, first weights, and a plain version of each."""
+"""The networks against their papers' tables: sizes, shapes, initial weights, and a plain version of each."""
 
 import copy
 import functools
@@ -92,70 +92,43 @@ def test_there_are_ten_networks_and_others_and_too_few_classes_are_refused():
         build_model("envnet", 1)
 
 
-def envnet_shapes():
-    return {
-        "conv1": [(1, 1, 24014), (40, 1, 24007)],
-        "conv2": [(40, 1, 24007), (40, 1, 24000)],
-        "conv3": [(1, 40, 150), (50, 33, 138)],
-        "conv4": [(50, 11, 46), (50, 11, 42)],
-        "fc5": [(7700,), (4096,)],
-        "fc6": [(4096,), (4096,)],
-        "fc7": [(4096,), (10,)],
-    }
-
-
-def envnetv2_shapes():
-    return {
-        "conv1": [(1, 1, 66650), (32, 1, 33294)],
-        "conv2": [(32, 1, 33294), (64, 1, 16640)],
-        "conv3": [(1, 64, 260), (32, 57, 253)],
-        "conv4": [(32, 57, 253), (32, 50, 246)],
-        "conv5": [(32, 10, 82), (64, 10, 79)],
-        "conv6": [(64, 10, 79), (64, 10, 76)],
-        "conv7": [(64, 10, 38), (128, 10, 37)],
-        "conv8": [(128, 10, 37), (128, 10, 36)],
-        "conv9": [(128, 10, 18), (256, 10, 17)],
-        "conv10": [(256, 10, 17), (256, 10, 16)],
-        "fc11": [(20480,), (4096,)],
-        "fc12": [(4096,), (4096,)],
-        "fc13": [(4096,), (10,)],
-    }
+# Input of the first convolution or dense layer of each stage, and output of its last, before the pooling behind it.
+ENVNET = {
+    "conv1": [(1, 1, 24014), (40, 1, 24007)], "conv2": [(40, 1, 24007), (40, 1, 24000)],
+    "conv3": [(1, 40, 150), (50, 33, 138)], "conv4": [(50, 11, 46), (50, 11, 42)],
+    "fc5": [(7700,), (4096,)], "fc6": [(4096,), (4096,)], "fc7": [(4096,), (10,)],
+}  # fmt: skip
+ENVNETV2 = {
+    "conv1": [(1, 1, 66650), (32, 1, 33294)], "conv2": [(32, 1, 33294), (64, 1, 16640)],
+    "conv3": [(1, 64, 260), (32, 57, 253)], "conv4": [(32, 57, 253), (32, 50, 246)],
+    "conv5": [(32, 10, 82), (64, 10, 79)], "conv6": [(64, 10, 79), (64, 10, 76)],
+    "conv7": [(64, 10, 38), (128, 10, 37)], "conv8": [(128, 10, 37), (128, 10, 36)],
+    "conv9": [(128, 10, 18), (256, 10, 17)], "conv10": [(256, 10, 17), (256, 10, 16)],
+    "fc11": [(20480,), (4096,)], "fc12": [(4096,), (4096,)], "fc13": [(4096,), (10,)],
+}  # fmt: skip
 
 
 def wavemsnet_shapes(maps):
     return {
-        "branch1.0": [(1, 1, 66150), (32, 1, 66150)],
-        "branch1.1": [(32, 1, 66150), (32, 1, 66150)],
-        "branch2.0": [(1, 1, 66150), (32, 1, 13230)],
-        "branch2.1": [(32, 1, 13230), (32, 1, 13230)],
-        "branch3.0": [(1, 1, 66150), (32, 1, 6615)],
-        "branch3.1": [(32, 1, 6615), (32, 1, 6615)],
-        "conv3": [(maps, 96, 441), (64, 96, 441)],
-        "conv4": [(64, 32, 40), (128, 32, 40)],
-        "conv5": [(128, 16, 20), (256, 16, 20)],
-        "conv6": [(256, 8, 10), (256, 8, 10)],
-        "fc1": [(5120,), (4096,)],
-        "fc2": [(4096,), (10,)],
-    }
+        "branch1.0": [(1, 1, 66150), (32, 1, 66150)], "branch1.1": [(32, 1, 66150), (32, 1, 66150)],
+        "branch2.0": [(1, 1, 66150), (32, 1, 13230)], "branch2.1": [(32, 1, 13230), (32, 1, 13230)],
+        "branch3.0": [(1, 1, 66150), (32, 1, 6615)], "branch3.1": [(32, 1, 6615), (32, 1, 6615)],
+        "conv3": [(maps, 96, 441), (64, 96, 441)], "conv4": [(64, 32, 40), (128, 32, 40)],
+        "conv5": [(128, 16, 20), (256, 16, 20)], "conv6": [(256, 8, 10), (256, 8, 10)],
+        "fc1": [(5120,), (4096,)], "fc2": [(4096,), (10,)],
+    }  # fmt: skip
 
 
 def acdnet_shapes(samples):
     first, second = {30225: (15109, 7553), 66650: (33321, 16659)}[samples]
     return {
-        "conv1": [(1, 1, samples), (8, 1, first)],
-        "conv2": [(8, 1, first), (64, 1, second)],
-        "conv3": [(1, 64, 151), (32, 64, 151)],
-        "conv4": [(32, 32, 75), (64, 32, 75)],
-        "conv5": [(64, 32, 75), (64, 32, 75)],
-        "conv6": [(64, 16, 37), (128, 16, 37)],
-        "conv7": [(128, 16, 37), (128, 16, 37)],
-        "conv8": [(128, 8, 18), (256, 8, 18)],
-        "conv9": [(256, 8, 18), (256, 8, 18)],
-        "conv10": [(256, 4, 9), (512, 4, 9)],
-        "conv11": [(512, 4, 9), (512, 4, 9)],
-        "conv12": [(512, 2, 4), (10, 2, 4)],
-        "fc": [(10,), (10,)],
-    }
+        "conv1": [(1, 1, samples), (8, 1, first)], "conv2": [(8, 1, first), (64, 1, second)],
+        "conv3": [(1, 64, 151), (32, 64, 151)], "conv4": [(32, 32, 75), (64, 32, 75)],
+        "conv5": [(64, 32, 75), (64, 32, 75)], "conv6": [(64, 16, 37), (128, 16, 37)],
+        "conv7": [(128, 16, 37), (128, 16, 37)], "conv8": [(128, 8, 18), (256, 8, 18)],
+        "conv9": [(256, 8, 18), (256, 8, 18)], "conv10": [(256, 4, 9), (512, 4, 9)],
+        "conv11": [(512, 4, 9), (512, 4, 9)], "conv12": [(512, 2, 4), (10, 2, 4)], "fc": [(10,), (10,)],
+    }  # fmt: skip
 
 
 def m_net_shapes(name):
@@ -168,26 +141,23 @@ def m_net_shapes(name):
     return {**shapes, "fc": [(width,), (10,)]}
 
 
-SHAPES = {
-    "envnet": lambda samples: envnet_shapes(),
-    "envnetv2": lambda samples: envnetv2_shapes(),
-    "wavemsnet": lambda samples: wavemsnet_shapes(1),
-    "wavemsnet_logmel": lambda samples: wavemsnet_shapes(2),
-    "acdnet": acdnet_shapes,
-    **{name: lambda samples, name=name: m_net_shapes(name) for name in M_NETS},
-}
+def shapes_of(name, samples):
+    if name in M_NETS:
+        return m_net_shapes(name)
+    if name == "acdnet":
+        return acdnet_shapes(samples)
+    tables = {"envnet": ENVNET, "envnetv2": ENVNETV2, "wavemsnet": wavemsnet_shapes(1)}
+    return tables.get(name) or wavemsnet_shapes(2)
 
 
 @pytest.mark.parametrize(("name", "samples"), INPUTS)
 def test_every_stage_has_the_tables_shape_and_name(network, name, samples):
     # What goes into each stage shows the pooling and the swap of axes before it. What a block returns is pooled
     # already, so its last convolution is asked.
-    model, expected, hooks = network(name), SHAPES[name](samples), []
+    model, expected, hooks = network(name), shapes_of(name, samples), []
     found = {layer: [None, None] for layer in expected}
     for layer in expected:
-        inside = [
-            module for module in model.get_submodule(layer).modules() if isinstance(module, nn.Conv2d | nn.Linear)
-        ]
+        inside = [part for part in model.get_submodule(layer).modules() if isinstance(part, nn.Conv2d | nn.Linear)]
         first = lambda _, given, layer=layer: found[layer].__setitem__(0, tuple(given[0].shape))  # noqa: E731
         last = lambda _, given, out, layer=layer: found[layer].__setitem__(1, tuple(out.shape))  # noqa: E731
         hooks += [inside[0].register_forward_pre_hook(first), inside[-1].register_forward_hook(last)]
@@ -205,17 +175,10 @@ def test_every_stage_has_the_tables_shape_and_name(network, name, samples):
 
 
 FEATURES = {
-    "envnet": (1, 40, 150),
-    "envnetv2": (1, 64, 260),
-    "wavemsnet": (1, 96, 441),
-    "wavemsnet_logmel": (2, 96, 441),
-    "acdnet": (1, 64, 151),
-    "m3": (256, 1, 500),
-    "m5": (512, 1, 32),
-    "m11": (512, 1, 32),
-    "m18": (512, 1, 32),
+    "envnet": (1, 40, 150), "envnetv2": (1, 64, 260), "wavemsnet": (1, 96, 441), "wavemsnet_logmel": (2, 96, 441),
+    "acdnet": (1, 64, 151), "m3": (256, 1, 500), "m5": (512, 1, 32), "m11": (512, 1, 32), "m18": (512, 1, 32),
     "m34res": (384, 1, 32),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -336,12 +299,8 @@ def plain(model, name, x):
         return plain_m_net(net, x, name)
     if name == "wavemsnet_logmel":
         return plain_wavemsnet(net, x, model.logmel(x))  # which has its own test
-    return {
-        "envnet": plain_envnet,
-        "envnetv2": plain_envnetv2,
-        "wavemsnet": plain_wavemsnet,
-        "acdnet": plain_acdnet,
-    }[name](net, x)
+    networks = dict(envnet=plain_envnet, envnetv2=plain_envnetv2, wavemsnet=plain_wavemsnet, acdnet=plain_acdnet)
+    return networks[name](net, x)
 
 
 @pytest.mark.parametrize(("name", "samples"), INPUTS)
@@ -367,7 +326,7 @@ def test_a_plain_version_in_float64_gives_the_same_logits_and_gradients(network,
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_examples_of_a_batch_do_not_see_each_other_in_eval_mode(network, name):
+def test_examples_of_a_batch_are_independent_in_eval_mode(network, name):
     model = network(name)
     x = noise(2, model.INPUT_SAMPLES)
     x[1] *= torch.linspace(0.1, 1, model.INPUT_SAMPLES)
@@ -389,28 +348,24 @@ def test_exported_and_in_another_layout_it_gives_the_same(network, name):
         close(copy.deepcopy(model).to(memory_format=torch.channels_last)(x), expected, 1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "before", "after", "rate"),
-    [
-        ("envnet", "fc5", "fc6", 0.5),
-        ("envnet", "fc6", "fc7", 0.5),
-        ("envnetv2", "fc11", "fc12", 0.5),
-        ("envnetv2", "fc12", "fc13", 0.5),
-        ("wavemsnet", "fc1", "fc2", 0.5),
-        ("acdnet", "conv11", "conv12", 0.2),
-    ],
-)
+DROPOUT = [
+    ("envnet", "fc5", "fc6", 0.5), ("envnet", "fc6", "fc7", 0.5), ("envnetv2", "fc11", "fc12", 0.5),
+    ("envnetv2", "fc12", "fc13", 0.5), ("wavemsnet", "fc1", "fc2", 0.5), ("acdnet", "conv11", "conv12", 0.2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "before", "after", "rate"), DROPOUT)
 def test_dropout_stands_where_the_paper_has_it(network, name, before, after, rate):
     model = copy.deepcopy(network(name))
     model.dropout.train()
-    seen = {}
-    model.get_submodule(before).register_forward_hook(lambda _, given, out: seen.update(made=out.clamp(min=0)))
-    model.get_submodule(after).register_forward_hook(lambda _, given, out: seen.update(passed=given[0]))
+    record = {}
+    model.get_submodule(before).register_forward_hook(lambda _, given, out: record.update(made=out.clamp(min=0)))
+    model.get_submodule(after).register_forward_hook(lambda _, given, out: record.update(passed=given[0]))
     torch.manual_seed(5)
     with torch.no_grad():
         model(noise(1, model.INPUT_SAMPLES))
-    made = seen["made"]
-    passed = seen["passed"][made > 0]
+    made = record["made"]
+    passed = record["passed"][made > 0]
     assert (passed == 0).double().mean().item() == pytest.approx(rate, abs=0.05)
     torch.testing.assert_close(passed[passed != 0], made[made > 0][passed != 0] / (1 - rate))
 
@@ -426,31 +381,26 @@ def test_other_shapes_are_refused_by_name(network, name):
             model(torch.zeros(shape))
 
 
-# The M-nets' freedom of length and loudness ---------------------------------------------------------------------------
+# The M-nets: any length, any level ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", M_NETS)
-def test_m_nets_take_any_length_from_four_samples(network, name):
-    for samples in (4, 5, 1000, 31999, 40000):
-        with torch.no_grad():
-            out = network(name)(noise(1, samples))
-        assert out.shape == (1, 10) and out.isfinite().all()
-
-
-@pytest.mark.parametrize("name", M_NETS)
-def test_m_nets_bear_silence_and_do_not_hear_loudness_nor_an_offset(network, name):
+@torch.no_grad()
+def test_m_nets_accept_any_length_and_ignore_level_and_offset(network, name):
     model, x = network(name), noise(1, 8000)
-    with torch.no_grad():
-        expected = model(x)
-        close(model(0.1 * x), expected, 1e-3)
-        close(model(x + 0.2), expected, 1e-3)
-        assert (model(-x) - expected).abs().max() > 1e-2 * expected.abs().max(), "but they do hear the sign"
-        beside_silence = model(torch.cat([x, torch.zeros_like(x)]))
+    for samples in (4, 5, 1000, 31999, 40000):
+        out = model(noise(1, samples))
+        assert out.shape == (1, 10) and out.isfinite().all()
+    expected = model(x)
+    close(model(0.1 * x), expected, 1e-3)
+    close(model(x + 0.2), expected, 1e-3)
+    assert (model(-x) - expected).abs().max() > 1e-2 * expected.abs().max(), "the sign must count"
+    beside_silence = model(torch.cat([x, torch.zeros_like(x)]))
     assert beside_silence.isfinite().all()
     close(beside_silence[:1], expected, 1e-4)
 
 
-# How the networks begin -----------------------------------------------------------------------------------------------
+# Initialisation -------------------------------------------------------------------------------------------------------
 
 
 def assert_normal(weight, std, name):
@@ -469,48 +419,48 @@ def assert_uniform(weight, bound, name):
     assert (weight / bound).square().mean().item() == pytest.approx(1 / 3, abs=5 * (4 / 45 / len(weight)) ** 0.5), name
 
 
-def begins_he_normal(name, layer, inputs, outputs):
+def assert_he_normal(name, layer, inputs, outputs):
     """Convolutions; of dense layers the variance is one over their inputs."""
     is_conv = isinstance(layer, nn.Conv2d)
     assert_normal(layer.weight, ((2 if is_conv else 1) / inputs) ** 0.5, name)
     assert layer.bias is None if is_conv else not layer.bias.any(), name
 
 
-def begins_as_pytorch_does(name, layer, inputs, outputs):
+def assert_pytorch_default(name, layer, inputs, outputs):
     assert_uniform(layer.weight, inputs**-0.5, name)
     assert_uniform(layer.bias, inputs**-0.5, name)
 
 
-def begins_glorot_uniform(name, layer, inputs, outputs):
+def assert_glorot_uniform(name, layer, inputs, outputs):
     assert_uniform(layer.weight, (6 / (inputs + outputs)) ** 0.5, name)
     assert not layer.bias.any(), name
 
 
-# How it begins, number of convolutions, of dense layers and of batch norms, and their epsilon (Chainer's is 2e-5).
-BEGINNINGS = {
-    "envnet": (begins_he_normal, 4, 3, 4, 2e-5),
-    "envnetv2": (begins_he_normal, 10, 3, 10, 2e-5),
-    "wavemsnet": (begins_as_pytorch_does, 10, 2, 10, 1e-5),
-    "wavemsnet_logmel": (begins_as_pytorch_does, 10, 2, 10, 1e-5),
-    "acdnet": (begins_he_normal, 12, 1, 12, 1e-5),
-    "m3": (begins_glorot_uniform, 2, 1, 2, 1e-5),
-    "m5": (begins_glorot_uniform, 4, 1, 4, 1e-5),
-    "m11": (begins_glorot_uniform, 10, 1, 10, 1e-5),
-    "m18": (begins_glorot_uniform, 17, 1, 17, 1e-5),
-    "m34res": (begins_glorot_uniform, 33, 1, 33 + 16, 1e-5),  # one norm more in each block, after the addition
+# Its initialisation, number of convolutions, of dense layers and of batch norms, and their epsilon (Chainer's is 2e-5).
+INITIALISATIONS = {
+    "envnet": (assert_he_normal, 4, 3, 4, 2e-5),
+    "envnetv2": (assert_he_normal, 10, 3, 10, 2e-5),
+    "wavemsnet": (assert_pytorch_default, 10, 2, 10, 1e-5),
+    "wavemsnet_logmel": (assert_pytorch_default, 10, 2, 10, 1e-5),
+    "acdnet": (assert_he_normal, 12, 1, 12, 1e-5),
+    "m3": (assert_glorot_uniform, 2, 1, 2, 1e-5),
+    "m5": (assert_glorot_uniform, 4, 1, 4, 1e-5),
+    "m11": (assert_glorot_uniform, 10, 1, 10, 1e-5),
+    "m18": (assert_glorot_uniform, 17, 1, 17, 1e-5),
+    "m34res": (assert_glorot_uniform, 33, 1, 33 + 16, 1e-5),  # one norm more in each block, after the addition
 }
 
 
-@pytest.mark.parametrize("name", BEGINNINGS)
-def test_layers_begin_as_in_the_paper(network, name):
-    begins, n_convs, n_dense, n_norms, eps = BEGINNINGS[name]
+@pytest.mark.parametrize("name", INITIALISATIONS)
+def test_layers_are_initialised_as_in_the_paper(network, name):
+    assert_initialised, n_convs, n_dense, n_norms, eps = INITIALISATIONS[name]
     layers = dict(network(name).named_modules())
     counts = [sum(isinstance(layer, kind) for layer in layers.values()) for kind in (nn.Conv2d, nn.Linear)]
     assert counts == [n_convs, n_dense]
     for key, layer in layers.items():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             size = layer.weight[0, 0].numel()  # of the kernel
-            begins(key, layer, layer.weight.shape[1] * size, layer.weight.shape[0] * size)
+            assert_initialised(key, layer, layer.weight.shape[1] * size, layer.weight.shape[0] * size)
     norms = [layer for layer in layers.values() if isinstance(layer, nn.BatchNorm2d)]
     constants = {(norm.eps, norm.momentum, norm.affine, norm.track_running_stats) for norm in norms}
     assert len(norms) == n_norms and constants == {(eps, 0.1, True, True)}
@@ -525,10 +475,10 @@ def test_weights_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("name", ["wavemsnet", "wavemsnet_logmel"])
-def test_windows_of_one_waveform_are_heard_as_each_by_itself(network, name):
+def test_windows_of_one_waveform_give_the_logits_of_separate_crops(network, name):
     model, whole = network(name), noise(1, 100_000)
     starts = [0, 33_850, 9_079, 9_080, 33_700]  # the first and the last possible; any order; frames that do not match
-    for start in starts:  # clicks that two filters just see from the first and from the last frame
+    for start in starts:  # clicks that two filters just reach from the first and from the last frame
         whole[:, :, [start + 159, start + 66_150 - 160]] = 30
     with torch.no_grad():
         expected = torch.cat([model(whole[:, :, start : start + 66_150]) for start in starts])
@@ -565,10 +515,10 @@ def plain_log_mel(sound):
     padded = np.pad(sound.astype(np.float64), 1024, mode="reflect")
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2048) / 2048)
     frames = np.stack([padded[150 * i : 150 * i + 2048] * window for i in range(441)])
-    picture = (np.abs(np.fft.rfft(frames)) ** 2 @ mel_filters()).T
-    picture = 10 * np.log10(np.maximum(picture, 1e-10))
-    picture = np.maximum(picture, picture.max() - 80)
-    return (picture - picture.mean()) / picture.std()
+    power = (np.abs(np.fft.rfft(frames)) ** 2 @ mel_filters()).T
+    power_db = 10 * np.log10(np.maximum(power, 1e-10))
+    power_db = np.maximum(power_db, power_db.max() - 80)
+    return (power_db - power_db.mean()) / power_db.std()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Figures: each renders, and shows the numbers it was given."""
+"""Figures: each renders, and shows the data it was given."""
 
 import io
 import wave
@@ -47,25 +47,20 @@ def test_curves_are_the_history(kind, name):
     (axes,) = rendered(plot_curves(HISTORY, kind)).axes
     training, evaluation = axes.lines
     assert (list(training.get_xdata()), list(training.get_ydata())) == ([1, 2, 3, 4], list(HISTORY[kind].values()))
-    assert (list(evaluation.get_xdata()), list(evaluation.get_ydata())) == (
-        [2, 4], list(HISTORY[f"eval_{kind}"].values()),
-    )  # fmt: skip
+    assert (list(evaluation.get_xdata()), list(evaluation.get_ydata())) == ([2, 4], [*HISTORY[f"eval_{kind}"].values()])
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "evaluation"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", name)
-
-
-def test_accuracy_is_drawn_from_zero_to_one():
-    assert plot_curves(HISTORY, "acc").axes[0].get_ylim() == (0, 1)
+    assert (axes.get_ylim() == (0, 1)) is (kind == "acc"), "accuracies are shares"
 
 
 @pytest.mark.parametrize("kind", ["loss", "acc"])
-def test_a_run_that_has_not_begun_has_empty_curves(kind):
+def test_a_run_before_its_first_epoch_has_empty_curves(kind):
     (axes,) = rendered(plot_curves(EMPTY, kind)).axes
     assert all(len(line.get_xdata()) == 0 for line in axes.lines)
 
 
 @pytest.mark.parametrize("n", [2, 10, 12])
-def test_confusion_has_true_classes_down_and_predicted_ones_across(n):
+def test_rows_of_the_confusion_matrix_are_true_classes_and_columns_predicted_ones(n):
     names = [f"class {i}" for i in range(n)]
     counts = pd.DataFrame(np.arange(n * n).reshape(n, n), index=names, columns=names)
     figure = rendered(plot_confusion(counts, "title"))
@@ -75,14 +70,14 @@ def test_confusion_has_true_classes_down_and_predicted_ones_across(n):
     assert axes.yaxis_inverted(), "the first class is at the top"
     if n <= 10:
         assert [int(text.get_text()) for text in axes.texts] == list(range(n * n))
-        assert [label.get_text() for label in axes.get_xticklabels()] == names
-        assert [label.get_text() for label in axes.get_yticklabels()] == names
+        for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+            assert [label.get_text() for label in labels] == names
     else:
         assert not axes.texts
 
 
 @pytest.mark.parametrize(("n", "columns", "bottom"), [(1, 1, [0]), (3, 2, [2, 3]), (4, 2, [2, 3]), (5, 3, [3, 4, 5])])
-def test_waveforms_over_seconds_under_their_names(n, columns, bottom):
+def test_waveforms_are_drawn_over_seconds_with_their_names(n, columns, bottom):
     waves = {f"sound {i}": tone(100 * (i + 1), seconds=0.1 * (i + 1)) for i in range(n)}
     figure = rendered(plot_waveforms(waves, RATE, columns))
     for axes, (name, sound) in zip(figure.axes, waves.items(), strict=False):
@@ -91,7 +86,7 @@ def test_waveforms_over_seconds_under_their_names(n, columns, bottom):
         np.testing.assert_allclose(line.get_ydata(), sound)
         np.testing.assert_allclose(line.get_xdata(), np.arange(len(sound)) / RATE)
     assert [i for i, axes in enumerate(figure.axes) if axes.get_xlabel() == "seconds"] == bottom
-    assert sum(axes.get_visible() for axes in figure.axes) == n, "no empty picture"
+    assert sum(axes.get_visible() for axes in figure.axes) == n, "unused axes must be hidden"
 
 
 @pytest.mark.filterwarnings("error")
@@ -110,11 +105,11 @@ def test_spectrograms_show_the_pitch():
         assert row * step == pytest.approx(hz, abs=step)
         low, high = image.get_clim()
         assert (high, high - low) == (pytest.approx(decibels.max()), pytest.approx(80))
-    assert np.isfinite(np.asarray(figure.axes[2].images[0].get_array())).all(), "silence is no warning"
+    assert np.isfinite(np.asarray(figure.axes[2].images[0].get_array())).all(), "silence must give finite levels"
 
 
-def sound_of(audio):
-    """Samples and rate inside a player."""
+def sound_in(audio):
+    """Samples (16 bit) and sample rate (Hz) of a player."""
     assert isinstance(audio, Audio)
     with wave.open(io.BytesIO(audio.data)) as file:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2"), file.getframerate()
@@ -123,24 +118,23 @@ def sound_of(audio):
 def test_the_player_holds_the_loudest_part():
     sound = 0.01 * tone(300, seconds=4)
     sound[15_000:19_000] = tone(700, seconds=0.5)
-    samples, rate = sound_of(player(sound, RATE, seconds=0.5))
+    samples, rate = sound_in(player(sound, RATE, seconds=0.5))
     assert (len(samples), rate) == (4000, RATE)
     np.testing.assert_allclose(samples / np.abs(samples).max(), sound[15_000:19_000] / 0.5, atol=0.01)
 
 
-def test_the_player_holds_all_of_a_short_sound():
-    samples, _ = sound_of(player(tone(300, seconds=0.3), RATE))
-    assert len(samples) == 2400
-    assert len(sound_of(player(tone(300, seconds=5), RATE))[0]) == 1.5 * RATE
+def test_the_player_holds_all_of_a_short_sound_and_a_limited_part_of_a_long_one():
+    assert len(sound_in(player(tone(300, seconds=0.3), RATE))[0]) == 2400
+    assert len(sound_in(player(tone(300, seconds=5), RATE))[0]) == 1.5 * RATE
 
 
 @pytest.mark.filterwarnings("error")
 def test_the_player_plays_silence():
-    samples, _ = sound_of(player(np.zeros(RATE), RATE))
+    samples, _ = sound_in(player(np.zeros(RATE), RATE))
     assert len(samples) == RATE and not samples.any()
 
 
-def test_figures_are_no_window_and_leave_pyplot_alone():
+def test_figures_are_not_registered_with_pyplot():
     import matplotlib.pyplot as plt
 
     plt.close("all")
@@ -149,10 +143,10 @@ def test_figures_are_no_window_and_leave_pyplot_alone():
     assert plt.get_fignums() == []
 
 
-# --- how sure, and when ---
+# --- calibration and predictions over time ---
 
 
-def test_reliability_has_a_point_per_bin_whose_size_says_how_many_clips():
+def test_reliability_has_a_point_per_bin_sized_by_its_clips():
     table = pd.DataFrame({"confidence": [0.35, 0.9], "accuracy": [0.5, 0.8], "clips": [10, 30]})
     (axes,) = plot_reliability(table, "m5").axes
     (points,) = axes.collections
@@ -162,7 +156,7 @@ def test_reliability_has_a_point_per_bin_whose_size_says_how_many_clips():
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0, 0], [1, 1]])
 
 
-def test_windows_show_each_class_at_its_time():
+def test_windows_are_drawn_over_time():
     windows = pd.DataFrame([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]], pd.Index([0.5, 1.5, 2.5]), ["dog", "rain"])
     axes = plot_windows(windows).axes[0]
     (mesh,) = axes.collections

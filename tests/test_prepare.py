@@ -1,5 +1,6 @@
-"""Preparing: what comes out is the sound that went in, and what goes wrong leaves nothing that looks finished."""
+"""Preparing: recordings keep their samples, and a run that fails leaves nothing that looks finished."""
 
+import csv
 import errno
 import functools
 import hashlib
@@ -19,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from disk import largest_file
 from sound_files import (
     ESC10_ORDER,
@@ -36,12 +36,10 @@ from sound_files import (
 )
 
 from esc_lib import load_clips, prepare
-from esc_lib.data.clips import trim_silence
 from esc_lib.data.datasets import DATASETS
 from esc_lib.data.download import DownloadError
 from esc_lib.data.prepare import read_audio
 from esc_lib.files import WriteError
-from esc_lib.training.augment import even_crops, random_crops
 
 module = importlib.import_module("esc_lib.data.prepare")  # `esc_lib.prepare` is the function
 
@@ -58,9 +56,8 @@ def esc10(tmp_path_factory):
 @pytest.fixture
 def small_esc10(monkeypatch):
     """ESC-10 as if it had been published with two classes, two folds and one clip of each class in each fold."""
-    small = replace(DATASETS["esc10"], classes=("dog", "rain"), fold_sizes={1: 2, 2: 2})
-    monkeypatch.setitem(DATASETS, "esc10", small)
-    return small
+    monkeypatch.setitem(DATASETS, "esc10", replace(DATASETS["esc10"], classes=("dog", "rain"), fold_sizes={1: 2, 2: 2}))
+    return DATASETS["esc10"]
 
 
 def small_noises(**options):
@@ -71,9 +68,10 @@ def prepare_part(source, data, sample_rate=8000, name="esc10"):
     return prepare(name, sample_rate, source=source, data_dir=data, subset=True)
 
 
-def prepare_sounds(sounds, tmp_path, sample_rate=8000, rate=8000):
+def prepare_sounds(sounds, tmp_path, sample_rate=8000, rate=8000, subtype=None):
     """Samples of a few clips after `prepare`, by the name of the file."""
-    folder = prepare_part(write_esc(tmp_path / "source", sounds, rate), tmp_path / "data", sample_rate)
+    source = write_esc(tmp_path / "source", sounds, rate, subtype)
+    folder = prepare_part(source, tmp_path / "data", sample_rate)
     return {Path(file).name: samples for file, samples in read_prepared(folder).items()}
 
 
@@ -100,42 +98,25 @@ def middle(samples):
     return samples[len(samples) // 4 : -(len(samples) // 4)].astype(float) / 32768
 
 
-def decibel(samples):
-    return 10 * np.log10(np.mean(samples**2) + 1e-20)
-
-
 # Resampling ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def resampled(tmp_path_factory):
-    """1 kHz and 10 kHz tones, recorded at 44.1 kHz, prepared at 8, 16 and 20 kHz and as they are."""
-    folder = tmp_path_factory.mktemp("tones")
-    sounds = {"1-1000-A-0.wav": tone(1000, 44100), "1-10000-A-0.wav": tone(10000, 44100)}
-    return {rate: prepare_sounds(sounds, folder / str(rate), rate, 44100) for rate in (8000, 16000, 20000, 44100)}
+RECORDED = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000)
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 20000, 44100])
-def test_tone_stays_where_it_is(resampled, rate):
-    samples = resampled[rate]["1-1000-A-0.wav"]
-    assert len(samples) == rate
-    part = middle(samples)
-    spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part))))
-    assert np.argmax(spectrum) * rate / len(part) == 1000
-    assert abs(decibel(part) - decibel(tone(1000, 44100))) < 0.1
-    assert np.abs(part - middle(tone(1000, rate) * 32768)).max() < 1e-3  # neither delayed nor turned round
+@pytest.mark.parametrize(
+    ("recorded", "rate"), [*((44100, rate) for rate in (8000, 20000, 44100)), *((rate, 16000) for rate in RECORDED)]
+)
+def test_resampling_neither_delays_nor_inverts_a_tone(tmp_path, recorded, rate):
+    samples = prepare_sounds({"1-1-A-0.wav": tone(1000, recorded)}, tmp_path, rate, recorded)["1-1-A-0.wav"]
+    assert abs(len(samples) - rate) <= (recorded != 44100)
+    assert np.abs(middle(samples[:rate]) - middle(tone(1000, rate) * 32768)).max() < 1e-3
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
-def test_tone_over_half_the_rate_is_gone(resampled, rate):
-    assert decibel(middle(resampled[rate]["1-10000-A-0.wav"])) < decibel(tone(10000, 44100)) - 60
-
-
-@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000])
-def test_recording_of_any_rate(tmp_path, rate):
-    samples = prepare_sounds({"1-1-A-0.wav": tone(1000, rate)}, tmp_path, 16000, rate)["1-1-A-0.wav"]
-    assert abs(len(samples) - 16000) <= 1
-    assert np.abs(middle(samples[:16000]) - middle(tone(1000, 16000) * 32768)).max() < 1e-3
+def test_resampling_removes_a_tone_above_half_the_rate(tmp_path, rate):
+    (samples,) = prepare_sounds({"1-1-A-0.wav": tone(10000, 44100)}, tmp_path, rate, 44100).values()
+    assert 20 * np.log10(np.std(middle(samples)) / np.std(tone(10000, 44100))) < -60
 
 
 # Decoding --------------------------------------------------------------------------------------------------------
@@ -150,21 +131,9 @@ FORMATS = {  # ending and encoding: largest error, full scale at 1
 }
 
 
-@pytest.fixture(scope="module")
-def decoded(tmp_path_factory):
-    """One sound in every format, prepared at its own rate."""
-    folder, files = tmp_path_factory.mktemp("formats"), {}
-    for i, (ending, subtype) in enumerate(FORMATS):
-        path = folder / f"source/audio/1-{i}-A-0.{ending}"
-        files[ending, subtype] = "audio/" + write_sound(path, tone(1000, 16000), 16000, subtype).name
-    write_esc_table(folder / "source", [Path(file).name for file in files.values()])
-    samples = read_prepared(prepare_part(folder / "source", folder / "data", 16000))
-    return {key: samples[file] for key, file in files.items()}
-
-
 @pytest.mark.parametrize(("ending", "subtype"), FORMATS)
-def test_formats(decoded, ending, subtype):
-    samples = decoded[ending, subtype]
+def test_formats(tmp_path, ending, subtype):
+    (samples,) = prepare_sounds({f"1-1-A-0.{ending}": tone(1000, 16000)}, tmp_path, 16000, 16000, subtype).values()
     if subtype.endswith("ADPCM"):
         assert 16000 <= len(samples) < 20000  # ADPCM fills its last block up
     else:
@@ -175,7 +144,8 @@ def test_formats(decoded, ending, subtype):
 
 def test_16_bit_mono_at_its_own_rate_comes_through_bit_for_bit(tmp_path):
     every = np.random.default_rng(0).permutation(np.arange(-32768, 32768)).astype(np.int16)[:32000]
-    sounds = {"1-1-A-0.wav": every, "1-2-A-0.flac": every, "1-3-A-0.wav": np.array([-32768, 32767, 0, -1], "i2")}
+    short, silent = np.array([-32768, 32767, 0, -1], "i2"), np.zeros(500, "i2")
+    sounds = {"1-1-A-0.wav": every, "1-2-A-0.flac": every, "1-3-A-0.wav": short, "1-4-A-0.wav": silent}
     prepared = prepare_sounds(sounds, tmp_path)
     assert all(np.array_equal(prepared[name], sounds[name]) for name in sounds)
 
@@ -191,14 +161,11 @@ def test_channels_are_averaged(tmp_path, channels):
 
 
 def test_full_scale_does_not_wrap_round(tmp_path):
-    square = np.sign(tone(50, 44100, 0.5) + 1e-9)
-    for name, level in (("1-1-A-0.wav", 1.0), ("1-2-A-0.wav", -1.0), ("1-3-A-0.wav", 1.5)):
-        write_sound(tmp_path / "source/audio" / name, np.full(1000, level), 16000, "FLOAT")
-    write_sound(tmp_path / "source/audio/1-4-A-0.wav", square, 44100, "FLOAT")  # overshoots when it is resampled
-    write_esc_table(tmp_path / "source", [f"1-{i}-A-0.wav" for i in range(1, 5)])
-    folder = prepare_part(tmp_path / "source", tmp_path / "data", 16000)
-    one, minus, over, waves = read_prepared(folder).values()
+    levels = {f"1-{i}-A-0.wav": np.full(1000, level) for i, level in enumerate((1.0, -1.0, 1.5))}
+    one, minus, over = prepare_sounds(levels, tmp_path / "levels", 16000, 16000, "FLOAT").values()
     assert set(one) == set(over) == {32767} and set(minus) == {-32768}
+    square = {"1-4-A-0.wav": np.sign(tone(50, 44100, 0.5) + 1e-9)}  # overshoots when it is resampled
+    (waves,) = prepare_sounds(square, tmp_path / "square", 16000, 44100, "FLOAT").values()
     expected = np.sign(tone(50, 16000, 0.5) + 1e-9)
     away = np.abs(tone(50, 16000, 0.5)) > 0.1  # from the edges
     assert np.array_equal(np.sign(waves)[away], expected[away])
@@ -226,23 +193,11 @@ def test_cut_comes_after_resampling(tmp_path):
     assert np.abs(long[1000:] / 32768 - tone(1000, 16000, 5)[1000:]).max() < 1e-3  # up to the very end
 
 
-def test_silent_clip_is_kept_all_the_way(tmp_path):
-    prepared = prepare_sounds({"1-1-A-0.wav": np.zeros(500, "i2"), "1-2-A-0.wav": noise(300)}, tmp_path)
-    assert len(prepared["1-1-A-0.wav"]) == 500 and not prepared["1-1-A-0.wav"].any()
-    clips = trim_silence(load_clips("esc10", 8000, folds=[1], data_dir=tmp_path / "data"))
-    assert clips.frames.tolist() == [500, 300]
-    index = torch.tensor([0, 1])
-    assert not random_crops(clips, index, 1001, torch.Generator().manual_seed(0))[0].any()
-    assert not even_crops(clips, index, 1001, 10)[:10].any()
-
-
 def test_names_with_spaces_and_other_letters(tmp_path):
-    sounds = {"1-1-h\u00fcnd und katze \u96e8-0.wav": noise(100), "1-2-A B-10.ogg": tone(1000, 8000)}
-    place = tmp_path / "d\u00f6gs and c\u00e4ts \U0001f415"
-    prepared = prepare_sounds(sounds, place)
-    assert set(prepared) == set(sounds)
-    assert np.array_equal(prepared["1-1-h\u00fcnd und katze \u96e8-0.wav"], noise(100))
-    clips = load_clips("esc10", 8000, folds=[1], data_dir=place / "data")
+    sounds = {"1-1-h\u00fcnd und katze \u96e8-0.wav": noise(100), "1-2-A B-10.wav": noise(50)}
+    data = tmp_path / "d\u00f6gs and c\u00e4ts \U0001f415"
+    assert holds(prepare_part(write_esc(data / "source", sounds), data), sounds)
+    clips = load_clips("esc10", 8000, folds=[1], data_dir=data)
     assert set(clips.table["file"]) == {f"audio/{name}" for name in sounds}
 
 
@@ -270,18 +225,13 @@ def test_folder_holds_three_files_and_the_samples_of_each_recording(prepared):
 def test_table_of_clips(prepared):
     lines = (prepared / "clips.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0].split(",") == COLUMNS
-    rows = [dict(zip(COLUMNS, line.split(","), strict=True)) for line in lines[1:]]
-    assert [(int(row["fold"]), row["file"]) for row in rows] == sorted(
-        (int(name[0]), f"audio/{name}") for name in esc_noises()
-    )
     offset = 0
-    for row in rows:
-        fold, recording, _, number = Path(row["file"]).stem.split("-")
-        assert (row["fold"], row["recording"], row["category"]) == (fold, recording, ESC50_NAMES[int(number)])
-        assert int(row["target"]) == ESC10_ORDER.index(int(number))
-        assert int(row["offset"]) == offset
+    for name, row in zip(sorted(esc_noises()), csv.DictReader(lines), strict=True):  # by fold, then by name
+        fold, recording, _, number = Path(name).stem.split("-")
+        target, category = str(ESC10_ORDER.index(int(number))), ESC50_NAMES[int(number)]
+        expected = [f"audio/{name}", fold, target, category, str(offset), row["frames"], recording]
+        assert list(row.values()) == expected
         offset += int(row["frames"])
-    assert offset == len(np.load(prepared / "clips.npy"))
 
 
 def test_description(prepared, esc10):
@@ -305,44 +255,38 @@ def refuse_to_download(monkeypatch):
     monkeypatch.setattr("esc_lib.data.sources.download", fail)
 
 
-def test_again_does_nothing(tmp_path, esc10, monkeypatch):
+@pytest.fixture(params=[False, True], ids=["subset", "whole"])
+def whole(request):
+    """Whether the four clips of `small_noises` count as the whole set."""
+    if request.param:
+        request.getfixturevalue("small_esc10")
+    return request.param
+
+
+def test_again_does_nothing(tmp_path, monkeypatch, whole):
     refuse_to_download(monkeypatch)
-    folder = prepare_part(esc10, tmp_path / "data")
-    before = file_state(tmp_path / "data"), folder.stat().st_ino
-    copy = write_esc(tmp_path / "a copy", esc_noises())
-    for source in (esc10, copy, None):  # None: whatever it came from
-        assert prepare_part(source, tmp_path / "data") == folder
-    assert (file_state(tmp_path / "data"), folder.stat().st_ino) == before
-    assert names_in(tmp_path / "data") == ["esc10-8000"]
+    data = tmp_path / "data"
+    root, copy = (write_esc(tmp_path / name, small_noises()) for name in ("source", "copy"))
+    folder = prepare("esc10", 8000, source=root, data_dir=data, subset=not whole)
+    assert metadata(folder)["subset"] is not whole and metadata(folder)["clips"] == 4
+    before = file_state(data), folder.stat().st_ino
+    for source in (root, copy, None):  # None: whatever it came from
+        for subset in {True, not whole}:
+            assert prepare("esc10", 8000, source=source, data_dir=data, subset=subset) == folder
+    assert (file_state(data), folder.stat().st_ino) == before and names_in(data) == ["esc10-8000"]
+    clips = load_clips("esc10", 8000, folds=None if whole else [1, 2], data_dir=data)
+    assert clips.subset is not whole and len(clips) == 4
 
 
-def test_whole_set_is_no_subset_and_again_does_nothing(tmp_path, small_esc10, monkeypatch):
-    refuse_to_download(monkeypatch)
-    root = write_esc(tmp_path / "source", small_noises())
-    folder = prepare("esc10", 8000, source=root, data_dir=tmp_path / "data")
-    assert metadata(folder)["subset"] is False and metadata(folder)["clips"] == 4
-    before = file_state(folder)
-    for options in ({}, {"source": root}, {"subset": True}, {"source": root, "subset": True}):
-        assert prepare("esc10", 8000, data_dir=tmp_path / "data", **options) == folder
-    assert file_state(folder) == before
-    clips = load_clips("esc10", 8000, data_dir=tmp_path / "data")
-    assert not clips.subset and len(clips) == 4
-
-
-def test_another_source_replaces(tmp_path):
-    for seed in (0, 1):
-        sounds = small_noises(seed=seed, frames=40 + seed)
-        folder = prepare_part(write_esc(tmp_path / f"source {seed}", sounds), tmp_path / "data")
-        assert holds(folder, sounds) and metadata(folder)["origin"]["name"] == f"source {seed}"
-        assert names_in(tmp_path / "data") == ["esc10-8000"]
-
-
-def test_one_changed_sample_is_another_source(tmp_path):
-    sounds = small_noises()
-    prepare_sounds(sounds, tmp_path)
-    for name in sounds:
-        sounds[name][7] ^= 1
-        assert np.array_equal(prepare_sounds(sounds, tmp_path)[name], sounds[name])
+def test_another_source_replaces_the_set(tmp_path, whole):
+    """Each source but the second differs from the one before in a single sample."""
+    sources = [small_noises(seed=1, frames=41), small_noises()]
+    for name, samples in sources[1].items():
+        sources.append({**sources[-1], name: samples ^ (np.arange(len(samples)) == 7)})
+    for i, sounds in enumerate(sources):
+        folder = prepare_part(write_esc(tmp_path / f"source {i}", sounds), tmp_path / "data")
+        assert holds(folder, sounds) and names_in(tmp_path / "data") == ["esc10-8000"]
+        assert metadata(folder)["origin"]["name"] == f"source {i}" and metadata(folder)["subset"] is not whole
 
 
 def test_failed_replacement_keeps_what_was_there(tmp_path, esc10):
@@ -356,7 +300,7 @@ def test_failed_replacement_keeps_what_was_there(tmp_path, esc10):
     assert len(load_clips("esc10", 8000, data_dir=folder.parent)) == 50
 
 
-def test_damaged_description_says_what_to_do(tmp_path, esc10):
+def test_damaged_description_is_named_with_the_remedy(tmp_path, esc10):
     folder = prepare_part(esc10, tmp_path / "data")
     for text in ("", '{"dataset": "esc10"', '{"dataset": "esc10"}', "[]"):
         (folder / "dataset.json").write_text(text, encoding="utf-8")
@@ -365,7 +309,7 @@ def test_damaged_description_says_what_to_do(tmp_path, esc10):
                 prepare_part(source, tmp_path / "data")
 
 
-# Less than the whole ---------------------------------------------------------------------------------------------
+# Subsets ---------------------------------------------------------------------------------------------------------
 
 
 def test_less_than_published_is_refused_with_a_list_of_what_is_missing(tmp_path, esc10):
@@ -413,14 +357,7 @@ def test_subset_is_marked_and_never_taken_for_the_whole(tmp_path, small_esc10, m
     assert file_state(data) == before
 
 
-def test_another_whole_set_replaces_the_whole_though_a_subset_is_allowed(tmp_path, small_esc10):
-    for seed in (0, 1):
-        whole = write_esc(tmp_path / str(seed), small_noises(seed=seed))
-        folder = prepare_part(whole, tmp_path / "data")
-        assert metadata(folder)["origin"]["name"] == str(seed) and metadata(folder)["subset"] is False
-
-
-# What cannot be read ---------------------------------------------------------------------------------------------
+# Unusable sources ------------------------------------------------------------------------------------------------
 
 
 def cut(amount):
@@ -484,18 +421,8 @@ def unusable(what, tmp_path):
 @pytest.mark.parametrize(
     ("what", "name", "error", "message"),
     [
-        (
-            "recordings missing",
-            "esc10",
-            FileNotFoundError,
-            r"lacks 7 of the 50 .*: (audio/\S+, ){5}\.\.\.; .*again",
-        ),
-        (
-            "a folder for a recording",
-            "esc10",
-            FileNotFoundError,
-            r"lacks 1 of the 50 .*: audio/1-100-A-0\.wav;",
-        ),
+        ("recordings missing", "esc10", FileNotFoundError, r"lacks 7 of the 50 .*: (audio/\S+, ){5}\.\.\.; .*again"),
+        ("a folder for a recording", "esc10", FileNotFoundError, r"lacks 1 of the 50 .*: audio/1-100-A-0\.wav;"),
         ("a table of cats", "esc10", ValueError, "no clips of ESC-10"),
         ("another set", "urbansound8k", FileNotFoundError, r"is not UrbanSound8K: expected metadata/UrbanSound8K\.csv"),
         ("half an archive", "esc10", ValueError, r"ESC-50\.zip .*again"),
@@ -513,16 +440,16 @@ def test_source_that_cannot_be_used_leaves_nothing(tmp_path, what, name, error, 
     ("name", "rate", "source", "message"),
     [("esc10", 8000, "nowhere", "nowhere does not exist"), ("esc11", 8000, "", "esc11"), ("esc10", 8, "", "Hz")],
 )
-def test_what_does_not_exist_touches_nothing(tmp_path, esc10, name, rate, source, message):
+def test_invalid_arguments_write_nothing(tmp_path, esc10, name, rate, source, message):
     with pytest.raises(FileNotFoundError if source else ValueError, match=message):
         prepare_part(tmp_path / source if source else esc10, tmp_path / "data", rate, name)
     assert not (tmp_path / "data").exists()
 
 
-# Where it is written ---------------------------------------------------------------------------------------------
+# Folders, disks and interruptions --------------------------------------------------------------------------------
 
 
-def test_environment_and_argument_say_where(tmp_path, esc10, monkeypatch):
+def test_argument_precedes_environment(tmp_path, esc10, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("ESC_DATA", str(tmp_path / "environment"))
@@ -534,7 +461,7 @@ def test_environment_and_argument_say_where(tmp_path, esc10, monkeypatch):
     assert len(load_clips("esc10", 8000)) == 50
 
 
-def test_source_may_be_relative_and_text_and_rates_lie_side_by_side(tmp_path, monkeypatch):
+def test_source_may_be_relative_and_sampling_rates_have_their_own_folders(tmp_path, monkeypatch):
     root, data = write_esc(tmp_path / "here" / "source", small_noises()), tmp_path / "data"
     for place, source, rate, data_dir, name in (
         (root.parent, "source", 8000, str(data), "source"),
@@ -659,7 +586,7 @@ module.prepare("esc10", 8000, source=sys.argv[1], data_dir=sys.argv[2], subset=T
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_killed_run_is_simply_run_again(tmp_path, esc10):
+def test_killed_run_can_be_repeated(tmp_path, esc10):
     result = subprocess.run([sys.executable, "-c", KILLED, esc10, tmp_path / "data"], capture_output=True, timeout=120)
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()
     assert [name for name in names_in(tmp_path / "data") if not name.startswith(".")] == []
@@ -761,7 +688,7 @@ def test_official_esc10_fetches_its_own_files_once(tmp_path, server, official_es
     assert sorted(server.seen) == sorted(wanted)
 
 
-def test_official_esc10_file_that_is_another(tmp_path, server, official_esc10):
+def test_official_esc10_file_with_a_wrong_hash(tmp_path, server, official_esc10):
     wav, table = official_esc10 / "audio/2-101-A-10.wav", official_esc10 / "meta/esc50.csv"
     for path in (table, wav):
         right = change_last_byte(path)
@@ -819,9 +746,8 @@ def official_urbansound8k(tmp_path, server, monkeypatch):
     sounds = {(1, "1-0-0-0.wav"): noise(40), (2, "2-1-0-0.wav"): noise(50)}
     archive = pack(write_urbansound8k(tmp_path / "us8k", sounds), server.root / "mirror.tar.gz", "UrbanSound8K")
     published = dict(url=server.url + "gone.tar.gz", size=archive.stat().st_size, md5=digest(archive, "md5"))
-    small = replace(
-        DATASETS["urbansound8k"], classes=("air_conditioner", "car_horn"), fold_sizes={1: 1, 2: 1}, **published
-    )
+    classes = ("air_conditioner", "car_horn")
+    small = replace(DATASETS["urbansound8k"], classes=classes, fold_sizes={1: 1, 2: 1}, **published)
     monkeypatch.setitem(DATASETS, "urbansound8k", small)
     monkeypatch.setattr("esc_lib.data.sources.URBANSOUND8K_MIRROR", server.url + "mirror.tar.gz")
     return archive
@@ -837,7 +763,7 @@ def test_official_urbansound8k_from_the_mirror(tmp_path, server, official_urbans
     assert part.read_bytes() == b"gigabytes"  # the mirror does not cost what came from the official place
 
 
-def test_official_urbansound8k_that_is_another_on_the_mirror(tmp_path, official_urbansound8k):
+def test_official_urbansound8k_with_a_wrong_hash_on_the_mirror(tmp_path, official_urbansound8k):
     change_last_byte(official_urbansound8k)
     with pytest.raises(DownloadError, match=r"mirror\.tar\.gz"):
         prepare("urbansound8k", 8000, data_dir=tmp_path / "data")

@@ -1,4 +1,4 @@
-"""The network that comes with the course: small, whole, credited, and worth asking."""
+"""The pretrained network of the course: small, complete, credited, and better than chance."""
 
 import pandas as pd
 import pytest
@@ -14,14 +14,14 @@ from esc_lib.results.records import load_record
 RECORD = "m5-esc10-9d4d8840"
 
 
-def test_it_is_an_ordinary_run_that_learned_from_all_folds():
+def test_it_is_a_finished_run_trained_on_all_folds():
     run = load_run(PRETRAINED)
     assert run.finished and run.config.train_folds == (1, 2, 3, 4, 5) and run.config.eval_folds == ()
     assert sum(file.stat().st_size for file in PRETRAINED.rglob("*") if file.is_file()) < 3_000_000
     assert all(torch.isfinite(value).all() for value in run.model().state_dict().values())
 
 
-def test_its_temperature_is_that_of_networks_of_the_same_settings_on_clips_they_had_not_learned_from():
+def test_its_temperature_was_fitted_on_the_test_folds_of_its_cross_validation():
     run, found = load_run(PRETRAINED), load_record(RECORD)
     assert run.temperature() == pytest.approx(fit_temperature(*as_arrays(found.predictions)), rel=0.01)
     folds = {"train_folds", "eval_folds", "eval_every", "precision"}
@@ -29,7 +29,7 @@ def test_its_temperature_is_that_of_networks_of_the_same_settings_on_clips_they_
     assert {key for key in own if own[key] != others[key]} <= folds
 
 
-def test_who_made_the_recordings_is_said():
+def test_every_recording_is_credited():
     credits = pd.read_csv(PRETRAINED.parent / "credits.csv")
     files = load_record(RECORD).predictions["file"]
     numbers = files.str.extract(r"\d-(\d+)-[A-Z]-\d+\.ogg$")[0].astype(int)
@@ -37,8 +37,8 @@ def test_who_made_the_recordings_is_said():
     assert credits["author"].str.len().min() >= 2 and set(credits["licence"]) == {"CC0", "CC-BY", "CC-Sampling+"}
 
 
-def test_it_recognises_imitations_that_it_never_heard(tmp_path):
-    """The built-in sounds; it learned from recordings alone. Guessing finds one of ten."""
+def test_it_recognises_synthetic_sounds(tmp_path):
+    """It was trained on recordings only. Chance is 0.1."""
     prepare("synthetic", 8000, data_dir=tmp_path)
     clips = load_clips("synthetic", 8000, folds=[1], data_dir=tmp_path)
     right = 0

@@ -1,4 +1,4 @@
-"""The published numbers and the records of cross-validations: that they are whole, and say what their files say."""
+"""Published accuracies and the records of cross-validations: complete, and consistent with their files."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def test_published_accuracies_are_percentages_of_known_networks_with_sources():
         ("acdnet", "between-class, strong augmentation", "esc50", 87.1),
     ],
 )
-def test_published_numbers_are_the_papers(network, training, column, accuracy):
+def test_published_accuracies_are_those_of_the_papers(network, training, column, accuracy):
     table = published_results(network)
     assert set(table["network"]) == {network}
     rows = table[(table["training"] == training) & table[column].notna()]
@@ -56,51 +56,52 @@ def test_published_numbers_are_the_papers(network, training, column, accuracy):
 
 @pytest.fixture
 def found(tmp_path, monkeypatch):
-    """A cross-validation of M3 on a subset of tones, with two seeds; its records go into a folder of their own."""
+    """A cross-validation of M3 on a subset of tones, with two seeds; its records go into a temporary folder."""
     monkeypatch.setattr(tiny, "RATE", 8000)
     monkeypatch.setattr(records_module, "RESULTS", tmp_path / "results")
     data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2, 3), per_class=1))
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "published.csv").write_text((RESULTS / "published.csv").read_text())
+    (tmp_path / "results" / "published.csv").write_text((RESULTS / "published.csv").read_text(encoding="utf-8"))
     config = records_module.recipe(
         "m3", "synthetic", epochs=2, crop_samples=400, batch_size=11, crops=2, eval_every=1, learning_rate=0.002
     )
     return cross_validate(config, seeds=(0, 1), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
 
 
-def test_everything_can_be_computed_again_from_a_record(found):
+def changed(found, **changes):
+    return records_module.CrossValidation(**{**vars(found), **changes})
+
+
+def test_a_record_holds_all_that_the_results_are_computed_from(found):
     path = save_record(found)
     again = load_record(path.stem)
     pd.testing.assert_frame_equal(again.runs, found.runs, atol=0.01)
     assert (again.config, again.data) == (found.config, found.data)
     columns = ["seed", "file", "fold", "true", "predicted"]
     pd.testing.assert_frame_equal(again.predictions[columns], found.predictions[columns])
-    np.testing.assert_allclose(
-        again.predictions.filter(like="p_"), found.predictions.filter(like="p_"), rtol=0, atol=6e-5
-    )
+    ours, theirs = (of.predictions.filter(like="p_") for of in (again, found))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=6e-5)
     pd.testing.assert_series_equal(again.summary(), found.summary())
     pd.testing.assert_frame_equal(again.calibration(), found.calibration(), rtol=1e-3)
 
 
-def test_a_true_class_that_was_thought_impossible_is_recorded_as_such(found):
+def test_a_tiny_probability_of_the_true_class_keeps_its_digits(found):
     column = f"p_{found.predictions['true'][0]}"
     found.predictions.loc[0, column] = 1.2345e-7
     assert load_record(save_record(found).stem).predictions.loc[0, column] == pytest.approx(1.2345e-7, rel=1e-3)
 
 
-def test_a_smaller_cross_validation_does_not_replace_a_larger_one(found):
+def test_a_smaller_or_different_cross_validation_does_not_replace_a_record(found):
     path = save_record(found)
-    less = records_module.CrossValidation(**{**vars(found), "runs": found.runs[:3]})
     with pytest.raises(ValueError, match=r"is kept.*\(1, 1\)"):
-        save_record(less)
-    other = records_module.CrossValidation(**{**vars(found), "data": {**found.data, "subset": False}})
+        save_record(changed(found, runs=found.runs[:3]))
     with pytest.raises(ValueError, match="is kept: it is of other recordings"):
-        save_record(other)
+        save_record(changed(found, data={**found.data, "subset": False}))
     assert len(load_record(path.stem).runs) == 6
 
 
-def test_a_record_says_what_was_done(found):
-    record = json.loads(save_record(found).read_text())
+def test_a_record_describes_the_training(found):
+    record = json.loads(save_record(found).read_text(encoding="utf-8"))
     assert record["selection"] == "the last epoch" and record["data"]["subset"] is True
     assert record["trained_on"]["fold-2-seed-1"] == [1, 3]
     assert {session["run"] for session in record["sessions"]} == set(record["trained_on"])
@@ -113,12 +114,12 @@ def test_a_record_says_what_was_done(found):
 def test_the_same_cross_validation_gives_the_same_files(found):
     path = save_record(found)
     first = path.read_bytes(), path.with_suffix(".csv.gz").read_bytes()
-    assert first[1][4:8] == bytes(4), "gzip's time"
+    assert first[1][4:8] == bytes(4), "gzip must store no time"
     assert save_record(found) == path
     assert (path.read_bytes(), path.with_suffix(".csv.gz").read_bytes()) == first
 
 
-def test_predictions_that_were_changed_are_refused(found):
+def test_altered_predictions_are_refused(found):
     path = save_record(found)
     table = gzip.decompress(path.with_suffix(".csv.gz").read_bytes())
     path.with_suffix(".csv.gz").write_bytes(gzip.compress(table.replace(b"0.1", b"0.2", 1)))
@@ -126,7 +127,7 @@ def test_predictions_that_were_changed_are_refused(found):
         load_record(path.stem)
 
 
-def test_a_record_that_is_not_there_is_named_beside_those_that_are(found):
+def test_the_error_for_a_missing_record_lists_those_that_exist(found):
     path = save_record(found)
     with pytest.raises(FileNotFoundError, match=f"m4.json.*{path.stem}"):
         load_record("m4")
@@ -141,31 +142,30 @@ def test_the_table_has_a_row_per_record(found):
     assert measured_results("m5").empty and list(measured_results("m5").columns) == COLUMNS
 
 
-def test_what_differs_is_said(found):
+def test_the_differences_from_the_recipe_are_listed(found):
     text = recipe_diff(found)
     assert text.startswith("2 epochs, not 3; ")
     for part in ("batch_size 11, not 8", "learning_rate 0.002, not 0.001", "crop_samples 400, not 32000"):
         assert part in text
     assert "only folds 1 2 3" in text and "sample_rate" not in text and "Ogg" not in text
     ogg = found.predictions.assign(file=found.predictions["file"].str.replace(".wav", ".ogg"))
-    assert "Ogg Vorbis" in recipe_diff(records_module.CrossValidation(*[*vars(found).values()][:-1], ogg))
+    assert "Ogg Vorbis" in recipe_diff(changed(found, predictions=ogg))
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 class TestCommitted:
-    def test_its_numbers_follow_from_its_predictions(self, path):
+    def test_its_accuracies_follow_from_its_predictions(self, path):
         found = load_record(path.stem)
-        right = (found.predictions["true"] == found.predictions["predicted"]).groupby(
-            [found.predictions["fold"], found.predictions["seed"]]
-        )
+        table = found.predictions
+        right = (table["true"] == table["predicted"]).groupby([table["fold"], table["seed"]])
         for run in found.runs.itertuples():
             of_run = right.get_group((run.fold, run.seed))
             assert (of_run.sum(), len(of_run)) == (run.correct, run.clips)
             assert run.accuracy == pytest.approx(run.correct / run.clips, abs=1e-6)
-        columns = found.predictions.filter(like="p_")
+        columns = table.filter(like="p_")
         np.testing.assert_allclose(columns.sum(axis=1), 1, atol=1e-3)
         likeliest = columns.idxmax(axis=1).str.removeprefix("p_")
-        assert (likeliest == found.predictions["predicted"]).mean() > 0.995  # rounded to four digits, some are equal
+        assert (likeliest == table["predicted"]).mean() > 0.995  # some are equal once rounded to four digits
 
     def test_every_clip_counts_once_for_every_seed(self, path):
         found = load_record(path.stem)
@@ -174,19 +174,19 @@ class TestCommitted:
         if not found.data["subset"] and found.runs["fold"].nunique() == len(spec.folds):
             assert len(found.predictions) == spec.n_clips * found.runs["seed"].nunique()
 
-    def test_a_validation_fold_is_named_where_it_chose_the_epoch(self, path):
-        found, record = load_record(path.stem), json.loads(path.read_text())
+    def test_the_selection_names_a_validation_fold_if_there_is_one(self, path):
+        found, record = load_record(path.stem), json.loads(path.read_text(encoding="utf-8"))
         assert bool(found.config.validation_folds) == ("validation" in record["selection"])
         assert found.config.eval_folds == (found.runs["fold"][0],)
 
     def test_no_run_was_trained_on_its_test_fold(self, path):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         for run in record["runs"]:
             trained_on = record.get("trained_on") or record["learned_from"]  # its name in the first records
             assert run["fold"] not in trained_on[f"fold-{run['fold']}-seed-{run['seed']}"]
 
-    def test_it_is_the_last_epoch_and_names_its_machine_and_no_path(self, path):
-        record = json.loads(path.read_text())
+    def test_it_holds_the_last_epoch_and_names_its_device_and_no_path(self, path):
+        record = json.loads(path.read_text(encoding="utf-8"))
         config = TrainConfig.from_dict(record["config"])
         if record["selection"] == "the last epoch":
             assert all(run["epoch"] == config.epochs for run in record["runs"])
@@ -196,10 +196,10 @@ class TestCommitted:
         assert all(run["minutes"] > 0 for run in record["runs"])
 
 
-def test_the_papers_number_stands_beside_ours():
+def test_published_accuracies_appear_beside_the_measured_ones():
     rows = measured_results("m5").set_index("data set")
     assert rows.loc["urbansound8k", "published"] == "63.4" and rows.loc["esc10", "published"] == ""
 
 
-def test_there_are_records():
+def test_every_record_is_in_the_table():
     assert len(measured_results()) == len(RECORDS) > 0

@@ -1,4 +1,4 @@
-"""The tables that readers see are those of the records."""
+"""The tables of the README and the notebooks are those of the records."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from esc_lib.results.tables import BEGIN, END, TAG, execute_tagged, markdown, wi
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_readme_shows_what_the_records_say():
+def test_the_readme_shows_the_records():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_table(readme) == readme, "call `make results`"
 
 
-def test_every_lesson_that_shows_records_does_so_in_cells_that_can_be_made_again():
-    """nbval compares what they show; here: that `make results` finds them."""
+def test_every_cell_that_shows_records_is_tagged_for_make_results():
+    """nbval compares their output; here: that `make results` finds them."""
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "code" and ("results_table(" in cell.source or "load_record(" in cell.source):
@@ -29,15 +29,15 @@ def test_markdown():
     assert markdown(table) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 |  |\n"
 
 
-def test_what_stands_around_the_table_stays():
-    text = with_table(f"before\n{BEGIN}what stood there\n{END}after\n")
+def test_the_text_around_the_table_is_kept():
+    text = with_table(f"before\n{BEGIN}old table\n{END}after\n")
     assert text.startswith(f"before\n{BEGIN}\n| network |") and text.endswith(f"|\n\n{END}after\n")
-    assert "what stood there" not in text and with_table(text) == text
+    assert "old table" not in text and with_table(text) == text
     with pytest.raises(ValueError, match="needs one line"):
         with_table("no marks")
 
 
-def test_tagged_cells_are_run_and_no_others():
+def test_only_tagged_cells_are_executed():
     cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", "print(2)\n3", "print(4)")]
     cells[1].metadata["tags"] = [TAG]
     cells[1].execution_count = 2

@@ -1,4 +1,4 @@
-"""Runs that are stopped and go on: the same numbers as if nothing had happened, and one process at a time."""
+"""Interrupted runs resume with the same numbers as an uninterrupted run, one process at a time."""
 
 import importlib
 import os
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,26 @@ resume_module = importlib.import_module("esc_lib.training.checkpoint")
 train_module = importlib.import_module("esc_lib.training.train")
 
 
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    register(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def tone_data(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("tones"), tones())
+
+
+@pytest.fixture
+def train_tones(tone_data, tmp_path):
+    """Trains on the tones with the settings given."""
+    return partial(train, data_dir=tone_data, save_dir=tmp_path, device="cpu")
+
+
+@pytest.fixture
+def train_mine(train_tones):
+    """The same, always in the run directory "mine"."""
+    return partial(train_tones, run_dir="mine")
 
 
 def assert_same(run, other):
@@ -36,7 +54,7 @@ def assert_same(run, other):
 
 
 def stop_at(monkeypatch, where):
-    """Makes the training stop at its `where`-th training pass, once."""
+    """Interrupts training at its `where`-th training pass, once."""
     count = [0]
 
     class Stopping(TinyNet):
@@ -57,28 +75,28 @@ def stop_at(monkeypatch, where):
         (14, dict(optimizer="adam", learning_rate=0.01)),
         (8, dict(between_class=True, strong_augmentation=True, freeze_epoch=4)),
         (9, dict(schedule=[], one_cycle=0.3)),
+        (9, dict(train_folds=[1, 2, 3], eval_folds=[])),  # three steps an epoch
     ],
-    ids=["at once", "sgd", "adam, near the end", "mixtures, frozen", "one cycle"],
+    ids=["at once", "sgd", "adam, near the end", "mixtures, frozen", "one cycle", "no evaluation"],
 )
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tone_data, tmp_path, monkeypatch, where, changes):
-    register(monkeypatch)
+def test_a_resumed_run_equals_an_uninterrupted_one(train_tones, train_mine, tmp_path, monkeypatch, where, changes):
     settings = config(epochs=7, batch_size=31, eval_every=2, keep_n=2, **changes)  # two steps an epoch
-    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
+    whole = train_tones(settings)
     stop_at(monkeypatch, where)
     with pytest.raises(KeyboardInterrupt):
-        train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
-    torch.rand(5)  # what happens in between must not matter
-    again = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+        train_mine(settings)
+    torch.rand(5)  # the global random state must not matter
+    again = train_mine(settings)
     assert again.path == tmp_path / "mine"
     assert_same(again, whole)
-    assert not state_file(again).exists(), "a finished run has nothing to go on from"
+    assert not state_file(again).exists(), "a finished run needs no state to resume from"
 
 
-def test_what_was_done_is_not_done_again(tone_data, tmp_path, monkeypatch):
-    stop_at(monkeypatch, 10)  # in epoch 5; the last test was after epoch 4
+def test_finished_epochs_are_not_repeated(train_mine, monkeypatch):
+    stop_at(monkeypatch, 10)  # in epoch 5; the last evaluation was after epoch 4
     settings = config(epochs=6, batch_size=31, eval_every=2)
     with pytest.raises(KeyboardInterrupt):
-        train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+        train_mine(settings)
     passes = []
 
     class Counting(TinyNet):
@@ -87,34 +105,31 @@ def test_what_was_done_is_not_done_again(tone_data, tmp_path, monkeypatch):
             return super().forward(x)
 
     register(monkeypatch, Counting)
-    train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+    train_mine(settings)
     assert sum(passes) == 4, "epochs 5 and 6"
     passes.clear()
-    train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
-    assert passes == [], "a finished run is finished"
+    train_mine(settings)
+    assert passes == [], "a finished run is not trained again"
 
 
 @pytest.mark.parametrize("between", ["save_checkpoint", "save_history", "save_curves"])
-def test_a_run_stopped_while_it_writes_a_test_down_goes_on(tone_data, tmp_path, monkeypatch, between):
-    register(monkeypatch)
+def test_a_run_interrupted_while_it_saves_an_evaluation_resumes(train_tones, train_mine, monkeypatch, between):
     settings = config(epochs=4, eval_every=2, keep_n=1)
-    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
-    state = train_module.save_state
-
-    def stop_after(run, *args):
-        state(run, *args)
-        monkeypatch.setattr(train_module.Run, between, interrupt)
+    whole = train_tones(settings)
+    save_state = train_module.save_state
 
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def stop_after(run, *args):
+            save_state(run, *args)
+            patch.setattr(train_module.Run, between, interrupt)
+
         patch.setattr(train_module, "save_state", stop_after)
-        original = getattr(train_module.Run, between)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
-        setattr(train_module.Run, between, original)
-    assert_same(train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine"), whole)
+        train_mine(settings)
+    assert_same(train_mine(settings), whole)
 
 
 SCRIPT = """
@@ -128,10 +143,9 @@ esc_lib.train(settings, data_dir=sys.argv[1], save_dir=sys.argv[2], run_dir="kil
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
-def test_a_run_killed_at_random_moments_ends_with_the_same_numbers(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
+def test_a_run_killed_at_random_moments_resumes_with_the_same_numbers(train_tones, tone_data, tmp_path):
     settings = config(epochs=12, eval_every=1, keep_n=2)
-    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
+    whole = train_tones(settings)
     command = [sys.executable, "-c", SCRIPT, str(tone_data), str(tmp_path)]
     chance, kills = random.Random(0), 0
     history = tmp_path / "killed" / "history.json"
@@ -139,56 +153,49 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_numbers(tone_data, tm
         before = history.read_bytes() if history.exists() else b""
         with subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None and (history.read_bytes() if history.exists() else b"") == before:
-                time.sleep(0.005)  # until it has written something of its own
+                time.sleep(0.005)  # until this process has written something
             time.sleep(chance.random() * 0.2)
             kills += process.poll() is None
             process.send_signal(signal.SIGKILL)
-    assert kills == 2, "it must have been killed while it was at work"
-    assert_same(train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="killed"), whole)
+    assert kills == 2, "both must be killed while they train"
+    assert_same(train_tones(settings, run_dir="killed"), whole)
 
 
-def test_a_disk_that_is_full_while_the_state_is_written_leaves_the_state_before(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
+def test_a_full_disk_leaves_the_previous_training_state(train_tones, train_mine, monkeypatch):
     settings = config(epochs=5, eval_every=1)
-    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
+    whole = train_tones(settings)
     write, count = resume_module.atomic_write, [0]
+
+    def fill(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
 
     def full(path, action):
         count[0] += 1
-        if count[0] == 3:
-
-            def fill(file):
-                file.write(b"half")
-                raise OSError(28, "No space left on device")
-
-            return write(path, fill)
-        return write(path, action)
+        return write(path, fill if count[0] == 3 else action)
 
     monkeypatch.setattr(resume_module, "atomic_write", full)
     with pytest.raises(OSError, match="training.state cannot be written"):
-        train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+        train_mine(settings)
     monkeypatch.setattr(resume_module, "atomic_write", write)
-    assert_same(train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine"), whole)
+    assert_same(train_mine(settings), whole)
 
 
-def test_other_settings_are_not_mixed_into_a_run(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
-    train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+def test_a_run_directory_with_other_settings_is_refused(train_mine):
+    train_mine(config())
     with pytest.raises(ValueError, match="seed is 0 there and 1 here.*run_dir"):
-        train(config(seed=1), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+        train_mine(config(seed=1))
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
+def test_a_folder_with_other_files_in_it_is_refused_and_left_alone(train_tones, tmp_path):
     (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter1.tex").write_text("It was a dark and stormy night.")
+    (tmp_path / "thesis" / "chapter1.tex").write_text("It was a dark and stormy night.", encoding="utf-8")
     with pytest.raises(ValueError, match="thesis is not empty.*run_dir"):
-        train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="thesis")
+        train_tones(config(), run_dir="thesis")
     assert not (tmp_path / "thesis" / "config.json").exists()
 
 
-def test_a_second_process_is_refused_with_the_firsts_number(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
+def test_a_second_process_is_refused_and_told_the_id_of_the_first(train_mine, tmp_path):
     (tmp_path / "mine").mkdir()
     code = "import sys, time\nfrom pathlib import Path\nfrom esc_lib.training.checkpoint import run_lock\n"
     code += "with run_lock(Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(600)\n"
@@ -196,14 +203,14 @@ def test_a_second_process_is_refused_with_the_firsts_number(tone_data, tmp_path,
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "in\n"
         with pytest.raises(RunLockedError, match=rf"process {process.pid}\b"):
-            train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+            train_mine(config())
         process.kill()
-    # It left its lock behind, and died: the run can be had.
+    # A killed process leaves its lock file behind, which must not block the run.
     assert (tmp_path / "mine" / ".pid").exists()
-    train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+    train_mine(config())
 
 
-def test_the_lock_is_given_back(tmp_path):
+def test_the_lock_is_released(tmp_path):
     for _ in range(2):
         with run_lock(tmp_path), pytest.raises(RunLockedError, match=str(os.getpid())), run_lock(tmp_path):
             pass
@@ -214,30 +221,29 @@ class Payload:
         return print, ("executed",)
 
 
-def test_a_state_that_would_execute_code_is_refused(tone_data, tmp_path, monkeypatch, capsys):
+def test_a_state_that_would_execute_code_is_refused(train_mine, tmp_path, monkeypatch, capsys):
     stop_at(monkeypatch, 20)
     with pytest.raises(KeyboardInterrupt):
-        train(config(epochs=9), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+        train_mine(config(epochs=9))
     torch.save({"epoch": Payload()}, tmp_path / "mine" / "training.state")
     with pytest.raises(ValueError, match=r"training.state cannot be resumed from.*would call builtins.print"):
-        train(config(epochs=9), data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
+        train_mine(config(epochs=9))
     assert "executed" not in capsys.readouterr().out
 
 
-def test_too_small_a_gpu_is_told_with_a_smaller_batch(tone_data, tmp_path, monkeypatch):
+def test_out_of_memory_suggests_a_smaller_batch(train_tones, monkeypatch):
     class Greedy(TinyNet):
         def forward(self, x):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     register(monkeypatch, Greedy)
     with pytest.raises(TrainingError, match="batch_size 64: try 32"):
-        train(config(batch_size=64), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+        train_tones(config(batch_size=64))
 
 
-def test_without_a_gpu_one_line_says_so(tone_data, tmp_path, monkeypatch, capsys):
+def test_training_without_a_gpu_prints_one_note(train_tones, tone_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    register(monkeypatch)
     train(config(), data_dir=tone_data, save_dir=tmp_path)
     assert capsys.readouterr().err.count("no GPU") == 1
-    train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+    train_tones(config())
     assert "no GPU" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Statistics against cases with known answers."""
+"""Statistics on cases with known answers."""
 
 import numpy as np
 import pytest
@@ -8,23 +8,23 @@ from esc_lib.evaluation.statistics import bootstrap_interval, mcnemar, wilson_in
 
 
 def drawn(n, temperature, classes=5, seed=0):
-    """Probabilities, and classes drawn as these say at a temperature of 1; given out as if at another one."""
+    """Targets drawn from probabilities, and these probabilities with their logits times `temperature`."""
     random = np.random.default_rng(seed)
     logits = random.normal(scale=2, size=(n, classes))
     true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     targets = (true.cumsum(axis=1) > random.random((n, 1))).argmax(axis=1)
-    said = np.exp(logits * temperature)
-    return said / said.sum(axis=1, keepdims=True), targets
+    sharpened = np.exp(logits * temperature)
+    return sharpened / sharpened.sum(axis=1, keepdims=True), targets
 
 
-def test_wilson_interval_is_the_formulas():
+def test_wilson_interval_follows_the_formula():
     # Centre (k + z^2 / 2) / (n + z^2), half width z / (n + z^2) sqrt(k (n - k) / n + z^2 / 4), with z = 1.959964.
     z, k, n = 1.959964, 15, 20
     centre, half = (k + z**2 / 2) / (n + z**2), z / (n + z**2) * (k * (n - k) / n + z**2 / 4) ** 0.5
     assert wilson_interval(k, n) == pytest.approx((centre - half, centre + half), abs=1e-6)
 
 
-def test_wilson_interval_stays_inside_at_the_ends():
+def test_wilson_interval_stays_within_zero_and_one():
     low, high = wilson_interval(40, 40)
     assert high == pytest.approx(1) and 0.9 < low < 0.92
     assert wilson_interval(0, 40) == pytest.approx((1 - high, 1 - low))
@@ -43,8 +43,8 @@ def test_bootstrap_of_shares_is_narrower_than_of_single_runs():
     assert low < 0.75 < high and high - low == pytest.approx(2 * 1.96 * 0.25 / 20, rel=0.1)
 
 
-def test_clips_of_one_recording_count_as_one():
-    """Four copies of each clip tell nothing new; whoever takes them for clips of their own gets half the width."""
+def test_clips_of_one_recording_are_resampled_together():
+    """Four copies of each clip add no information; resampled one by one, they halve the width of the interval."""
     right = np.random.default_rng(0).random(100) < 0.7
     once = bootstrap_interval(right)
     assert bootstrap_interval(right.repeat(4), np.arange(100).repeat(4)) == pytest.approx(once, abs=0.01)
@@ -52,7 +52,7 @@ def test_clips_of_one_recording_count_as_one():
     assert high - low == pytest.approx((once[1] - once[0]) / 2, rel=0.15)
 
 
-def test_mcnemar_is_a_fair_coin():
+def test_mcnemar_is_the_exact_binomial_test():
     # 1 and 9 disagreements: 2 (C(10, 0) + C(10, 1)) / 2^10.
     right_a = np.array([True] * 50 + [True] + [False] * 9)
     right_b = np.array([True] * 50 + [False] + [True] * 9)
@@ -61,7 +61,7 @@ def test_mcnemar_is_a_fair_coin():
     assert mcnemar(right_a[:50], right_b[:50]) == 1.0
 
 
-def test_mcnemar_refuses_other_clips():
+def test_mcnemar_refuses_different_numbers_of_clips():
     with pytest.raises(ValueError, match="3 clips.*2"):
         mcnemar(np.ones(3), np.ones(2))
 
@@ -77,23 +77,18 @@ def test_reliability_by_hand():
     assert calibration_error(probabilities, np.array([0, 1, 1, 1])) == pytest.approx(gap)
 
 
-def test_honest_probabilities_have_no_calibration_error_and_a_temperature_of_one():
-    probabilities, targets = drawn(20000, temperature=1)
-    assert calibration_error(probabilities, targets) < 0.015
-    assert fit_temperature(probabilities, targets) == pytest.approx(1, abs=0.03)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 3.0])
-def test_the_temperature_is_found_again_and_mends_the_calibration(temperature):
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_is_recovered_and_calibrates(temperature):
     probabilities, targets = drawn(20000, temperature)
     fitted = fit_temperature(probabilities, targets)
     assert fitted == pytest.approx(temperature, rel=0.03)
-    mended = with_temperature(probabilities, fitted)
-    assert calibration_error(mended, targets) < 0.015 < 0.1 < calibration_error(probabilities, targets)
-    assert (mended.argmax(axis=1) == probabilities.argmax(axis=1)).all()
-    assert mended.sum(axis=1) == pytest.approx(1)
+    calibrated, before = with_temperature(probabilities, fitted), calibration_error(probabilities, targets)
+    assert calibration_error(calibrated, targets) < 0.015
+    assert before < 0.015 if temperature == 1 else before > 0.1
+    assert (calibrated.argmax(axis=1) == probabilities.argmax(axis=1)).all()
+    assert calibrated.sum(axis=1) == pytest.approx(1)
 
 
-def test_certain_and_wrong_is_finite():
+def test_the_temperature_of_certain_errors_is_finite():
     probabilities = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     assert 1 < fit_temperature(probabilities, np.array([0, 1, 1])) <= 20.01

@@ -1,4 +1,4 @@
-"""Training against arithmetic done by hand, and stopped in every way that a training can stop."""
+"""Training against arithmetic by hand, and training that is interrupted or fails."""
 
 import errno
 import importlib
@@ -6,13 +6,9 @@ import json
 import math
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from collections import Counter
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,27 +22,49 @@ from esc_lib.training.compute import pick_device
 runs_module = importlib.import_module("esc_lib.training.runs")
 
 
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    register(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def tone_data(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("tones"), tones())
 
 
 @pytest.fixture
-def numbered_data(tmp_path):
-    """Seven clips to learn from (targets 0 to 6), four to test on (targets 7, 8, 9, 0)."""
-    return write_set(tmp_path / "numbered", numbered([1] * 4 + [2] * 3 + [3] * 4))
+def train_tones(tone_data, tmp_path):
+    """Trains on the tones with the settings given."""
+    return partial(train, data_dir=tone_data, save_dir=tmp_path, device="cpu")
+
+
+@pytest.fixture
+def train_numbered(tmp_path):
+    """Trains on seven numbered clips (targets 0 to 6) and evaluates on four (targets 7, 8, 9, 0)."""
+    data = write_set(tmp_path / "numbered", numbered([1] * 4 + [2] * 3 + [3] * 4))
+    return partial(train, data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+
+
+def watch(monkeypatch, see):
+    """Trains a network that ignores its input; `see(x)` gets each training batch."""
+
+    def forward(self, x):
+        if self.training:
+            see(x)
+        return self.bias.expand(len(x), -1)
+
+    register(monkeypatch, network(forward))
 
 
 def state(run, which="last"):
     return run.model(which).state_dict()
 
 
-# --- what is learned ---
+# --- optimisation ---
 
 
-def test_it_learns_tones(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
-    run = train(config(epochs=10, learning_rate=0.1, eval_every=5), data_dir=tone_data, save_dir=tmp_path)
+def test_training_on_tones_lowers_the_loss(train_tones, tone_data):
+    run = train_tones(config(epochs=10, learning_rate=0.1, eval_every=5))
     assert list(run.history["loss"]) == list(run.history["acc"]) == list(run.history["lr"]) == list(range(1, 11))
     assert run.history["loss"][10] < 0.5 * run.history["loss"][1]
     assert run.history["eval_acc"][10] > 0.6  # chance is 0.1
@@ -54,14 +72,13 @@ def test_it_learns_tones(tone_data, tmp_path, monkeypatch):
     assert evaluate(run.path, data_dir=tone_data).accuracy == pytest.approx(run.history["eval_acc"][10])
 
 
-def test_the_same_seed_gives_the_same_numbers(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
+def test_the_same_seed_gives_the_same_numbers(train_tones):
     torch.manual_seed(1)
-    first = train(config(seed=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
-    torch.manual_seed(2)  # what was drawn before must not matter
+    first = train_tones(config(seed=5))
+    torch.manual_seed(2)  # the global random state must not matter
     torch.rand(3)
-    second = train(config(seed=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
-    other = train(config(seed=6), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+    second = train_tones(config(seed=5))
+    other = train_tones(config(seed=6))
     assert first.path != second.path
     assert (first.path / "history.json").read_bytes() == (second.path / "history.json").read_bytes()
     assert all(torch.equal(value, state(second)[key]) for key, value in state(first).items())
@@ -69,16 +86,15 @@ def test_the_same_seed_gives_the_same_numbers(tone_data, tmp_path, monkeypatch):
     assert not torch.equal(state(first)["conv1.0.weight"], state(other)["conv1.0.weight"])
 
 
-def test_testing_leaves_no_trace_in_the_training(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
-    often = train(config(epochs=4, eval_every=1, crops=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
-    rarely = train(config(epochs=4, eval_every=4, crops=1), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+def test_evaluation_does_not_affect_training(train_tones):
+    often = train_tones(config(epochs=4, eval_every=1, crops=5))
+    rarely = train_tones(config(epochs=4, eval_every=4, crops=1))
     assert often.history["loss"] == rarely.history["loss"]
     assert all(torch.equal(value, state(rarely)[key]) for key, value in state(often).items())
 
 
 def by_hand(targets, settings, classes=10):
-    """Nesterov SGD with weight decay on the biases of a network that ignores its input, in float64.
+    """SGD with momentum and weight decay on the biases of a network that ignores its input, in float64.
 
     Returns: loss and accuracy of each epoch (before its step) and the biases at the end.
     """
@@ -86,7 +102,7 @@ def by_hand(targets, settings, classes=10):
     share = np.bincount(targets, minlength=classes) / len(targets)
     losses, accuracies = [], []
     for epoch in range(1, settings.epochs + 1):
-        rate = settings.learning_rate
+        rate = settings.learning_rate * (0.1 if epoch <= settings.warmup else 1)
         for fraction in settings.schedule:
             if epoch > fraction * settings.epochs:
                 rate *= settings.lr_gamma
@@ -95,7 +111,7 @@ def by_hand(targets, settings, classes=10):
         accuracies.append(share[bias.argmax()])
         gradient = probability - share + settings.weight_decay * bias
         velocity = settings.momentum * velocity + gradient
-        bias -= rate * (gradient + settings.momentum * velocity)
+        bias -= rate * (gradient + settings.momentum * velocity if settings.nesterov else velocity)
     return losses, accuracies, bias
 
 
@@ -106,10 +122,12 @@ def by_hand(targets, settings, classes=10):
         dict(epochs=5, schedule=[0.3, 0.6, 0.9], lr_gamma=0.5, weight_decay=0.1),
         dict(epochs=6, schedule=[], momentum=0.0, weight_decay=0.01),
         dict(epochs=6, schedule=[], momentum=0.5),
+        dict(epochs=5, schedule=[], nesterov=False, weight_decay=0.01),
+        dict(epochs=4, schedule=[], warmup=2, momentum=0.0, weight_decay=0.0),
     ],
-    ids=["steps", "decays", "without momentum", "with momentum"],
+    ids=["steps", "decays", "without momentum", "with momentum", "plain momentum", "warm-up"],
 )
-def test_every_step_is_nesterov_sgd_done_by_hand(tmp_path, monkeypatch, changes):
+def test_sgd_by_hand(tmp_path, monkeypatch, changes):
     targets = [3, 3, 3, 1, 1, 7]
     write_set(tmp_path, numbered([1, 1, 2, 2, 2, 2, 3], [*targets, 5]))
     register(monkeypatch, network(lambda self, x: self.bias.expand(len(x), -1)))
@@ -121,144 +139,93 @@ def test_every_step_is_nesterov_sgd_done_by_hand(tmp_path, monkeypatch, changes)
     np.testing.assert_allclose(state(run)["bias"].numpy(), bias, rtol=1e-4, atol=1e-6)
 
 
-def test_the_learning_rate_really_steps(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
-    seen, step = [], torch.optim.SGD.step
-
-    def spy(self, *args, **kwargs):
-        (group,) = self.param_groups
-        seen.append({key: group[key] for key in ("lr", "momentum", "nesterov", "weight_decay", "dampening")})
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.SGD, "step", spy)
-    settings = config(epochs=8, batch_size=31, learning_rate=0.02, momentum=0.8, weight_decay=3e-4, eval_every=8)
-    run = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
-    expected = [0.02] * 4 + [0.002] * 2 + [0.0002] * 2
-    assert [group["lr"] for group in seen] == pytest.approx(np.repeat(expected, 2))  # 62 clips: two steps an epoch
-    assert list(run.history["lr"].values()) == pytest.approx(expected)
-    for group in seen:
-        del group["lr"]
-        assert group == dict(momentum=0.8, nesterov=True, weight_decay=3e-4, dampening=0)
+FALL = [0.4 * (1 + math.cos(math.pi * (i + 0.5) / 16)) for i in range(16)]
 
 
-def test_one_cycle_rises_and_falls_with_every_step(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
+@pytest.mark.parametrize(
+    ("changes", "steps", "epochs"),
+    [
+        (dict(epochs=8, batch_size=31), [0.8] * 8 + [0.08] * 4 + [0.008] * 4, [0.8] * 4 + [0.08] * 2 + [0.008] * 2),
+        (
+            dict(epochs=5, batch_size=16, schedule=[], one_cycle=0.2),  # 20 steps, of which 4 rise
+            [0.1, 0.3, 0.5, 0.7, *FALL],
+            [0.4, *(0.4 * (1 + math.cos(math.pi * (i + 0.5) / 4)) for i in range(4))],
+        ),
+    ],
+    ids=["steps", "one cycle"],
+)
+def test_the_learning_rate_of_every_step(train_tones, monkeypatch, changes, steps, epochs):
     seen, step = [], torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (seen.append(self.param_groups[0]["lr"]), step(self))[1])
-    settings = config(epochs=5, batch_size=16, learning_rate=0.8, schedule=[], one_cycle=0.2)  # 20 steps, 4 to rise
-    run = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
-    fall = [0.4 * (1 + math.cos(math.pi * (i + 0.5) / 16)) for i in range(16)]
-    assert seen == pytest.approx([0.1, 0.3, 0.5, 0.7, *fall])
-    assert list(run.history["lr"].values()) == pytest.approx(
-        [0.4, *(0.4 * (1 + math.cos(math.pi * (i + 0.5) / 4)) for i in range(4))]
-    )
+    run = train_tones(config(learning_rate=0.8, eval_every=8, **changes))
+    assert seen == pytest.approx(steps)
+    assert list(run.history["lr"].values()) == pytest.approx(epochs)
 
 
-def test_every_parameter_is_trained(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
-    run = train(config(epochs=3), data_dir=tone_data, save_dir=tmp_path, device="cpu")
-    first = runs_module.build_model("tiny", 10).state_dict()
-    last = state(run)
-    for key in ("conv1.1.weight", "conv1.1.bias", "conv2.1.weight", "conv2.1.bias"):  # these begin at 1 or 0
-        assert not torch.equal(last[key], first[key]), key
-    torch.manual_seed(0)  # the run's seed: its first weights again
-    first = TinyNet(10).state_dict()
-    for key in ("conv1.0.weight", "conv2.0.weight", "fc.weight", "fc.bias"):
-        assert not torch.equal(last[key], first[key]), key
-        assert torch.allclose(last[key], first[key], atol=1.0), f"{key} did not begin with the seed's weights"
+# --- training examples ---
 
 
-# --- what is shown ---
-
-
-def test_each_training_clip_is_shown_once_an_epoch_and_no_test_clip_ever(numbered_data, tmp_path, monkeypatch):
-    shown, tested = [], []
+def test_an_epoch_holds_each_training_clip_once_and_no_evaluation_clip(train_numbered, monkeypatch):
+    trained, evaluated = [], []
 
     def look(self, x):
-        (shown if self.training else tested).append(numbers_in(x))
+        (trained if self.training else evaluated).append(numbers_in(x))
         return self.bias.expand(len(x), -1)
 
     register(monkeypatch, network(look))
-    train(
-        config(epochs=5, batch_size=3, eval_every=2, crops=3),
-        data_dir=numbered_data,
-        save_dir=tmp_path / "runs",
-        device="cpu",
-    )
-    assert [len(batch) for batch in shown] == [3, 3, 1] * 5
-    epochs = [sum(shown[i : i + 3], []) for i in range(0, 15, 3)]
+    train_numbered(config(epochs=5, batch_size=3, eval_every=2, crops=3))
+    assert [len(batch) for batch in trained] == [3, 3, 1] * 5
+    epochs = [sum(trained[i : i + 3], []) for i in range(0, 15, 3)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1, "the order must change"
-    # Tested after epochs 2 and 4 and after the last: each test clip by three crops, and nothing else.
-    assert Counter(sum(tested, [])) == dict.fromkeys(range(7, 11), 3 * 3)
+    # Evaluation after epochs 2 and 4 and after the last: three crops of each evaluation clip, and nothing else.
+    assert Counter(sum(evaluated, [])) == dict.fromkeys(range(7, 11), 3 * 3)
 
 
-def test_the_seed_decides_the_order_and_the_crops(numbered_data, tmp_path, monkeypatch):
-    shown = []
-
-    def look(self, x):
-        if self.training:
-            shown[-1].append((numbers_in(x), x.count_nonzero(dim=(1, 2)).tolist()))
-        return self.bias.expand(len(x), -1)
-
-    register(monkeypatch, network(look))
+def test_the_seed_decides_the_order_and_the_crops(train_numbered, monkeypatch):
+    trained = []
+    watch(monkeypatch, lambda x: trained[-1].append((numbers_in(x), x.count_nonzero(dim=(1, 2)).tolist())))
     for seed in (0, 0, 1):
-        shown.append([])
-        train(config(seed=seed, eval_every=2), data_dir=numbered_data, save_dir=tmp_path / "runs", device="cpu")
-    first, again, other = shown
+        trained.append([])
+        train_numbered(config(seed=seed, eval_every=2))
+    first, again, other = trained
     assert first == again
     assert [order for order, _ in first] != [order for order, _ in other]
     assert sorted(n for _, held in first for n in held) != sorted(n for _, held in other for n in held)
 
 
-def test_crops_are_new_in_every_epoch(tmp_path, monkeypatch):
+def test_every_epoch_draws_new_crops(tmp_path, monkeypatch):
     ramp = np.arange(1, 201).astype(np.int16)
     write_set(tmp_path, [(1, 0, ramp), (2, 1, ramp), (3, 0, ramp)])
     begins = []
-
-    def look(self, x):
-        if self.training:
-            begins.extend((x[:, 0, -1] * 32768).round().long().tolist())
-        return self.bias.expand(len(x), -1)
-
-    register(monkeypatch, network(look))
+    watch(monkeypatch, lambda x: begins.extend((x[:, 0, -1] * 32768).round().long().tolist()))
     train(config(epochs=6), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu")
     assert len(set(begins)) > 6  # of twelve crops
 
 
 @pytest.mark.parametrize("trim", [True, False])
-def test_silence_is_trimmed_if_the_settings_say_so(tmp_path, monkeypatch, trim):
+def test_silence_is_trimmed_only_if_set(tmp_path, monkeypatch, trim):
     # 20 zeros, 50 samples, 20 zeros. Trimmed to 50 and padded by 50 at both sides, each crop of 100 holds all 50;
     # untrimmed, four crops in nine lose some of them.
     sound = np.pad(np.full(50, 1000, np.int16), 20)
     write_set(tmp_path, [(1, 0, sound), (3, 1, sound)])
     held = []
-
-    def look(self, x):
-        if self.training:
-            held.append(int((x != 0).sum()))
-        return self.bias.expand(len(x), -1)
-
-    register(monkeypatch, network(look))
-    train(
-        config(train_folds=[1], epochs=20, eval_every=20, trim_silence=trim),
-        data_dir=tmp_path,
-        save_dir=tmp_path / "runs",
-        device="cpu",
-    )
+    watch(monkeypatch, lambda x: held.append(x.count_nonzero().item()))
+    settings = config(train_folds=[1], epochs=20, eval_every=20, trim_silence=trim)
+    train(settings, data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu")
     assert max(held) == 50
     assert (min(held) == 50) is trim
 
 
-# --- what is written down ---
+# --- history and checkpoints ---
 
 
-def test_loss_and_accuracy_are_means_over_clips(numbered_data, tmp_path, monkeypatch):
+def test_loss_and_accuracy_are_means_over_clips(train_numbered, monkeypatch):
     table = np.random.default_rng(3).normal(0, 2, (11, 10))
     logits = torch.tensor(table, dtype=torch.float32)
     register(monkeypatch, network(lambda self, x: logits[numbers_in(x)] + self.bias))
     settings = config(learning_rate=0.0, batch_size=3, epochs=2)  # 7 clips: 3, 3 and 1
-    run = train(settings, data_dir=numbered_data, save_dir=tmp_path / "runs", device="cpu")
+    run = train_numbered(settings)
     probability = np.exp(table) / np.exp(table).sum(axis=1, keepdims=True)
     targets = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
     loss, right = -np.log(probability[range(11), targets]), table.argmax(axis=1) == targets
@@ -269,51 +236,39 @@ def test_loss_and_accuracy_are_means_over_clips(numbered_data, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("epochs", "every", "tested"), [(5, 2, [2, 4, 5]), (4, 2, [2, 4]), (2, 10, [2]), (3, 1, [1, 2, 3])]
+    ("epochs", "every", "evaluated"), [(5, 2, [2, 4, 5]), (4, 2, [2, 4]), (2, 10, [2]), (3, 1, [1, 2, 3])]
 )
-def test_it_tests_every_so_often_and_at_the_end(tone_data, tmp_path, monkeypatch, epochs, every, tested):
-    register(monkeypatch)
-    run = train(
-        config(epochs=epochs, eval_every=every, keep_n=9, batch_size=62),
-        data_dir=tone_data,
-        save_dir=tmp_path,
-        device="cpu",
-    )
-    assert list(run.history["eval_acc"]) == list(run.history["eval_loss"]) == tested
-    assert sorted(entry["epoch"] for entry in run.checkpoints.values()) == tested
+def test_it_evaluates_at_the_interval_and_at_the_end(train_tones, epochs, every, evaluated):
+    run = train_tones(config(epochs=epochs, eval_every=every, keep_n=9, batch_size=62))
+    assert list(run.history["eval_acc"]) == list(run.history["eval_loss"]) == evaluated
+    assert sorted(entry["epoch"] for entry in run.checkpoints.values()) == evaluated
     assert run.checkpoint("last")["epoch"] == epochs
     assert {e["epoch"]: e["eval_acc"] for e in run.checkpoints.values()} == run.history["eval_acc"]
 
 
-def test_the_returned_run_is_the_one_on_disk(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
-    run = train(config(), data_dir=tone_data, save_dir=tmp_path, device="auto")
+def test_the_returned_run_equals_the_one_on_disk(train_tones, tmp_path):
+    run = train_tones(config(), device="auto")
     read = load_run(run.path)
-    assert (read.path, read.config, read.history, read.checkpoints) == (
-        run.path, run.config, run.history, run.checkpoints,
-    )  # fmt: skip
+    assert read == run
     assert list(read.checkpoints) == list(run.checkpoints)
     assert list_runs(tmp_path) == [run.path]
 
 
-def test_a_run_warns_of_nothing(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
+def test_training_and_evaluation_raise_no_warnings(train_tones, tone_data):
     torch.set_warn_always(True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            evaluate(
-                train(config(epochs=1), data_dir=tone_data, save_dir=tmp_path, device="cpu").path, data_dir=tone_data
-            )
+            evaluate(train_tones(config(epochs=1)).path, data_dir=tone_data)
     finally:
         torch.set_warn_always(False)
 
 
-# --- stopped ---
+# --- interruption and divergence ---
 
 
 def counting(monkeypatch, act):
-    """TinyNet whose training passes are counted; `act(count, logits)` may change what it says, or raise."""
+    """TinyNet whose training passes are counted; `act(count, logits)` may change the logits, or raise."""
     count = [0]
 
     class Counting(TinyNet):
@@ -325,10 +280,10 @@ def counting(monkeypatch, act):
     register(monkeypatch, Counting)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tone_data, tmp_path, monkeypatch):
+def test_a_nan_loss_stops_training_and_keeps_the_last_good_checkpoint(train_tones, tone_data, tmp_path, monkeypatch):
     counting(monkeypatch, lambda n, logits: logits * math.nan if n > 5 else logits)  # two steps an epoch: in epoch 3
     with pytest.raises(TrainingError, match=r"epoch 3\b.*nan.*epoch-0002.*learning_rate"):
-        train(config(epochs=9, batch_size=31), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+        train_tones(config(epochs=9, batch_size=31))
     (path,) = list_runs(tmp_path)
     run = load_run(path)
     assert list(run.history["loss"]) == list(run.history["eval_acc"]) == [1, 2]
@@ -338,33 +293,26 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tone_
     assert {"losses.png", "accuracies.png"} <= files_below(path)
 
 
-def test_weights_broken_by_the_last_step_are_never_kept(tone_data, tmp_path, monkeypatch):
-    # The loss of the step was still a number: only the test after it shows what the step did.
+def test_weights_broken_by_the_last_step_are_not_saved(train_tones, tmp_path, monkeypatch):
+    # The training loss was still finite: only the evaluation after the step shows that the weights are broken.
+    steps, step = [], torch.optim.SGD.step
+
     class Broken(TinyNet):
         def forward(self, x):
             logits = super().forward(x)
-            return logits if self.training or not broken else logits * math.nan
+            return logits if self.training or len(steps) < 2 else logits * math.nan
 
-    broken, step = [], torch.optim.SGD.step
-
-    def spy(self, *args, **kwargs):
-        spy.steps += 1
-        if spy.steps == 2:
-            broken.append(True)
-        return step(self, *args, **kwargs)
-
-    spy.steps = 0
-    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (steps.append(1), step(self))[1])
     register(monkeypatch, Broken)
     with pytest.raises(TrainingError, match=r"evaluation loss of epoch 2\b.*epoch-0001"):
-        train(config(epochs=3, batch_size=62), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+        train_tones(config(epochs=3, batch_size=62))
     assert list(load_run(list_runs(tmp_path)[0]).checkpoints) == ["epoch-0001"]
 
 
-def test_a_learning_rate_far_too_high_is_named(tone_data, tmp_path, monkeypatch):
+def test_the_error_names_a_learning_rate_that_is_far_too_high(train_tones, monkeypatch):
     register(monkeypatch, network(lambda self, x: 1e30 * self.bias * x.abs().amax(dim=(1, 2))[:, None]))
     with pytest.raises(TrainingError, match="no checkpoint.*below 100"):
-        train(config(epochs=5, learning_rate=100, eval_every=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+        train_tones(config(epochs=5, learning_rate=100, eval_every=5))
 
 
 def interrupt_after(count):
@@ -376,10 +324,10 @@ def interrupt_after(count):
     return act
 
 
-def test_an_interrupted_run_can_be_read(tone_data, tmp_path, monkeypatch):
+def test_an_interrupted_run_can_be_read(train_tones, tmp_path, monkeypatch):
     counting(monkeypatch, interrupt_after(7))  # two steps an epoch: in the middle of epoch 4
     with pytest.raises(KeyboardInterrupt):
-        train(config(epochs=9, batch_size=31, eval_every=2), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+        train_tones(config(epochs=9, batch_size=31, eval_every=2))
     run = load_run(list_runs(tmp_path)[0])
     assert list(run.history["loss"]) == list(run.history["lr"]) == [1, 2, 3]
     assert list(run.history["eval_acc"]) == [2]
@@ -389,7 +337,7 @@ def test_an_interrupted_run_can_be_read(tone_data, tmp_path, monkeypatch):
     assert {"losses.png", "accuracies.png"} <= files_below(run.path)
 
 
-def test_an_epoch_that_was_trained_counts_even_if_its_test_was_interrupted(tone_data, tmp_path, monkeypatch):
+def test_a_trained_epoch_counts_even_if_its_evaluation_was_interrupted(train_tones, tmp_path, monkeypatch):
     class Impatient(TinyNet):
         def forward(self, x):
             if not self.training:
@@ -398,16 +346,16 @@ def test_an_epoch_that_was_trained_counts_even_if_its_test_was_interrupted(tone_
 
     register(monkeypatch, Impatient)
     with pytest.raises(KeyboardInterrupt):
-        train(config(), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+        train_tones(config())
     run = load_run(list_runs(tmp_path)[0])
     assert list(run.history["loss"]) == [1], "the curves show this epoch, so the history must hold it"
     assert run.history["eval_acc"] == {} and run.checkpoints == {}
 
 
-def test_a_run_interrupted_before_its_first_checkpoint_says_so(tone_data, tmp_path, monkeypatch):
+def test_a_run_without_a_checkpoint_is_refused_by_name(train_tones, tone_data, tmp_path, monkeypatch):
     counting(monkeypatch, interrupt_after(3))
     with pytest.raises(KeyboardInterrupt):
-        train(config(epochs=9, batch_size=31, eval_every=5), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+        train_tones(config(epochs=9, batch_size=31, eval_every=5))
     run = load_run(list_runs(tmp_path)[0])
     assert list(run.history["loss"]) == [1]
     for look in (run.model, run.checkpoint, lambda: evaluate(run.path, data_dir=tone_data)):
@@ -415,41 +363,7 @@ def test_a_run_interrupted_before_its_first_checkpoint_says_so(tone_data, tmp_pa
             look()
 
 
-SCRIPT = """
-import signal, sys
-import esc_lib.models
-from tiny import TinyNet, config
-esc_lib.models.ARCHITECTURES["tiny"] = TinyNet
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to Ctrl-C
-esc_lib.train(config(epochs=10**6, eval_every=3), data_dir=sys.argv[1], save_dir=sys.argv[2], device="cpu")
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends Ctrl-C as a signal")
-def test_ctrl_c_leaves_a_run_that_can_be_read(tone_data, tmp_path, monkeypatch):
-    command = [sys.executable, "-c", SCRIPT, str(tone_data), str(tmp_path)]
-    here = Path(__file__).parent
-    with subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True, errors="replace") as process:
-        try:
-            deadline = time.monotonic() + 300
-            while not list(tmp_path.glob("*/epoch-*/*.model")):
-                assert process.poll() is None and time.monotonic() < deadline, "the training did not begin"
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=300)
-        finally:
-            process.kill()
-    assert said.rstrip().endswith("KeyboardInterrupt")
-    register(monkeypatch)
-    run = load_run(list_runs(tmp_path)[0])
-    epochs = list(run.history["loss"])
-    assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) >= 2
-    if run.checkpoints:  # it may have come between the file and its entry
-        assert run.model()(torch.zeros(1, 1, 100)).shape == (1, 10)
-    assert not [name for name in files_below(run.path) if name.endswith(".part")]
-
-
-# --- a disk that is full, and folders that cannot be written ---
+# --- a full disk, unwritable folders, missing data and devices ---
 
 
 def no_room(*_, **__):
@@ -458,8 +372,9 @@ def no_room(*_, **__):
 
 @pytest.mark.parametrize("where", ["torch.save", "os.fsync", "os.replace"])
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
-def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tone_data, tmp_path, monkeypatch, where, for_good):
-    register(monkeypatch)
+def test_on_a_full_disk_the_error_names_the_file_and_the_previous_checkpoint_stays(
+    train_tones, tmp_path, monkeypatch, where, for_good
+):
     module, name = where.split(".")
     holder = {"torch": torch, "os": os}[module]
     works, save = getattr(holder, name), runs_module.Run.save_checkpoint
@@ -475,51 +390,40 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tone_data, tmp_pat
 
     monkeypatch.setattr(runs_module.Run, "save_checkpoint", fills_up)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        train(config(epochs=4), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+        train_tones(config(epochs=4))
     monkeypatch.setattr(holder, name, works)
     assert caught.value.errno == errno.ENOSPC
-    assert "epoch-0002.model" in str(caught.value), "the first file that could not be written is the news"
+    assert "epoch-0002.model" in str(caught.value), "the error must name the first file that could not be written"
     run = load_run(list_runs(tmp_path)[0])
     assert list(run.checkpoints) == ["epoch-0001"]
     assert run.model()(torch.zeros(1, 1, 100)).shape == (1, 10)
     assert not [name for name in files_below(tmp_path) if name.endswith(".part")]
 
 
-def test_a_save_dir_that_cannot_be_made_is_named(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(
-        OSError, match=f"{re.escape(str(tmp_path / 'file' / 'runs'))} cannot be written.*choose another folder"
-    ):
-        train(config(), data_dir=tone_data, save_dir=tmp_path / "file" / "runs", device="cpu")
-    with pytest.raises(OSError, match=f"{re.escape(str(tmp_path / 'file'))} cannot be written.*choose another folder"):
-        train(config(), data_dir=tone_data, save_dir=tmp_path / "file", device="cpu")
+def test_the_error_names_a_save_dir_that_cannot_be_created(train_tones, tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    for folder in (tmp_path / "file" / "runs", tmp_path / "file"):
+        with pytest.raises(OSError, match=f"{re.escape(str(folder))} cannot be written.*choose another folder"):
+            train_tones(config(), save_dir=folder)
 
 
-def test_data_that_was_not_prepared_is_asked_for(tmp_path, monkeypatch):
-    register(monkeypatch)
-    with pytest.raises(FileNotFoundError, match=r'esc_lib\.prepare\("synthetic", 1000\)'):
-        train(config(), data_dir=tmp_path / "data", save_dir=tmp_path / "runs", device="cpu")
-    assert not (tmp_path / "runs").exists(), "a run that never began leaves nothing behind"
-
-
-def test_a_fold_that_was_not_prepared_is_named(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
-    with pytest.raises(ValueError, match=r"fold\(s\) 4.*1, 2, 3"):
-        train(config(eval_folds=[4]), data_dir=tone_data, save_dir=tmp_path / "runs", device="cpu")
+@pytest.mark.parametrize(
+    ("changes", "where", "error", "message"),
+    [
+        ({}, dict(data_dir="nowhere"), FileNotFoundError, r'esc_lib\.prepare\("synthetic", 1000\)'),
+        (dict(eval_folds=[4]), {}, ValueError, r"fold\(s\) 4.*1, 2, 3"),
+        ({}, dict(device="cuda:99"), ValueError, "device 'cuda:99'.*cpu"),
+    ],
+    ids=["data not prepared", "fold not prepared", "no such device"],
+)
+def test_a_run_that_cannot_start_leaves_nothing_behind(train_tones, tmp_path, changes, where, error, message):
+    with pytest.raises(error, match=message):
+        train_tones(config(**changes), **{"save_dir": tmp_path / "runs", **where})
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "cuda:x"])
-def test_a_device_that_is_not_there_is_refused(tone_data, tmp_path, monkeypatch, device):
-    register(monkeypatch)
-    with pytest.raises(ValueError, match=f"device '{device}'.*cpu"):
-        train(config(), data_dir=tone_data, save_dir=tmp_path / "runs", device=device)
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("device", ["meta", "xpu:99"])
-def test_a_device_that_cannot_compute_here_is_refused(device):
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "cuda:x", "meta", "xpu:99"])
+def test_a_device_that_cannot_be_used_is_refused(device):
     with pytest.raises(ValueError, match=f"device '{device}'"):
         pick_device(device)
 
@@ -537,27 +441,26 @@ def test_auto_is_the_gpu_if_there_is_one():
     assert pick_device("cpu") == torch.device("cpu")
 
 
-def test_history_on_disk_is_complete_after_every_epoch(tone_data, tmp_path, monkeypatch):
+def test_history_on_disk_is_complete_after_every_epoch(train_tones, tmp_path, monkeypatch):
     lengths = []
 
     def look(n, logits):
         if n % 2 == 1:  # the first of two steps
             (path,) = list_runs(tmp_path)
-            lengths.append(len(json.loads((path / "history.json").read_text())["loss"]))
+            lengths.append(len(json.loads((path / "history.json").read_text(encoding="utf-8"))["loss"]))
         return logits
 
     counting(monkeypatch, look)
-    train(config(epochs=4, batch_size=31, eval_every=3), data_dir=tone_data, save_dir=tmp_path, device="cpu")
+    train_tones(config(epochs=4, batch_size=31, eval_every=3))
     assert lengths == [0, 1, 2, 3]
 
 
-# --- a network to be used, which learns from everything ---
+# --- training on all folds ---
 
 
-def test_without_evaluation_folds_everything_is_learned_from_and_nothing_tested(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
+def test_without_evaluation_folds_nothing_is_evaluated(train_tones, tone_data):
     settings = config(train_folds=[1, 2, 3], eval_folds=[], epochs=4, eval_every=2, keep_n=2)
-    run = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
+    run = train_tones(settings)
     read = load_run(run.path)
     assert read.finished and read.history["eval_acc"] == read.history["eval_loss"] == {}
     assert read.checkpoint("last") == {"name": "epoch-0004", "epoch": 4, "eval_acc": None}
@@ -567,22 +470,3 @@ def test_without_evaluation_folds_everything_is_learned_from_and_nothing_tested(
         evaluate(run.path, data_dir=tone_data)
     with pytest.raises(ValueError, match=r"trained on fold\(s\) \[2\]"):
         evaluate(run.path, data_dir=tone_data, folds=[2])
-
-
-def test_without_evaluation_folds_a_stopped_training_goes_on(tone_data, tmp_path, monkeypatch):
-    register(monkeypatch)
-    settings = config(train_folds=[1, 2, 3], eval_folds=[], epochs=4, eval_every=2)
-    whole = train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu")
-    step, steps = sys.modules["esc_lib.training.train"].train_step, []
-
-    def stop(*args):
-        steps.append(1)
-        if len(steps) > 2 * 12 + 3:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sys.modules["esc_lib.training.train"], "train_step", stop)
-        train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine")
-    assert load_run(tmp_path / "mine").checkpoint()["epoch"] == 2
-    assert train(settings, data_dir=tone_data, save_dir=tmp_path, device="cpu", run_dir="mine").history == whole.history

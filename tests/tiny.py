@@ -1,7 +1,4 @@
-"""What the tests of training and its results share: a network small enough to train in a second, and its sounds.
-
-The sets are written here in the prepared format, so that these tests do not lean on `esc_lib.prepare`.
-"""
+"""A network small enough to train in a second, and its sounds, in the prepared format but without `esc_lib.prepare`."""
 
 import json
 from collections.abc import Callable
@@ -63,13 +60,13 @@ def network(forward: Callable[[nn.Module, Tensor], Tensor]) -> type[nn.Module]:
 
 
 def register(monkeypatch, net: type[nn.Module] = TinyNet) -> type[nn.Module]:
-    """Makes the network known as "tiny" until the test ends."""
+    """Registers the network as "tiny" until the test ends."""
     monkeypatch.setitem(esc_lib.models.ARCHITECTURES, "tiny", net)
     return net
 
 
 def config(**changes) -> TrainConfig:
-    """Settings that train "tiny" on folds 1 and 2 of the synthetic set and test it on fold 3."""
+    """Settings that train "tiny" on folds 1 and 2 of the synthetic set and evaluate it on fold 3."""
     values = dict(
         architecture="tiny",
         dataset="synthetic",
@@ -88,7 +85,7 @@ def config(**changes) -> TrainConfig:
 
 
 def new_run(settings: TrainConfig, save_dir: Path | None = None) -> Run:
-    """A run that has done nothing yet, in a directory of its own."""
+    """A new run in a directory of its own."""
     return open_run(make_run_folder(settings, save_dir=save_dir), settings)
 
 
@@ -122,12 +119,12 @@ def write_set(data_dir: Path, sounds: list[Sound], dataset: str = "synthetic", s
         "clips": len(sounds),
         "folds": {str(fold): int(n) for fold, n in table["fold"].value_counts().items()},
     }
-    (folder / "dataset.json").write_text(json.dumps(about))
+    (folder / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
     return data_dir
 
 
 def tones(folds: tuple[int, ...] = (1, 2, 3), per_class: int = 3, seed: int = 0) -> list[Sound]:
-    """A pitch per class, every third clip with silence around it, and in each fold one of digital silence only."""
+    """A pitch per class, every third clip with silence around it, and one clip of digital silence in each fold."""
     random = np.random.default_rng(seed)
     sounds = []
     for fold in folds:
@@ -142,7 +139,7 @@ def tones(folds: tuple[int, ...] = (1, 2, 3), per_class: int = 3, seed: int = 0)
 
 
 def numbered(folds: list[int], targets: list[int] | None = None, frames: int = 150) -> list[Sound]:
-    """Clips that can be told from one crop (`numbers_in`): clip i holds i + 1 in each of its samples.
+    """Clips that each crop identifies (`numbers_in`): every sample of clip i is i + 1.
 
     Args:
         folds: of each clip.
@@ -155,10 +152,10 @@ def numbered(folds: list[int], targets: list[int] | None = None, frames: int = 1
 
 
 def numbers_in(x: Tensor) -> list[int]:
-    """Which `numbered` clip each waveform of a batch `(B, 1, T)` is cut from."""
+    """The number of the `numbered` clip that each waveform of a batch `(B, 1, T)` is a crop of."""
     return (x.amax(dim=(1, 2)) * 32768).round().long().sub(1).tolist()
 
 
 def files_below(folder: Path) -> set[str]:
     """Every file below a folder, hidden ones too, as paths relative to it."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

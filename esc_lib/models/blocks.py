@@ -9,7 +9,7 @@ CHAINER_EPS = 2e-5
 
 
 class Network(nn.Module):
-    """What all networks of the course have in common: `features` makes a map of the waveform, `classify` reads it.
+    """What all networks of the course have in common: `features` makes a map, `classify` turns it into logits.
 
     Attributes:
         SAMPLE_RATE: of its input, in Hz.
@@ -36,11 +36,11 @@ class Network(nn.Module):
         return self.classify(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """What the front-end makes of the waveforms."""
+        """The map that the front-end computes."""
         raise NotImplementedError
 
     def classify(self, x: Tensor) -> Tensor:
-        """From what `features` returns to the logits."""
+        """From the map to the logits."""
         raise NotImplementedError
 
 
