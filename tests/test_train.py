@@ -6,9 +6,14 @@ import json
 import math
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -470,3 +475,36 @@ def test_without_evaluation_folds_nothing_is_evaluated(train_tones, tone_data):
         evaluate(run.path, data_dir=tone_data)
     with pytest.raises(ValueError, match=r"trained on fold\(s\) \[2\]"):
         evaluate(run.path, data_dir=tone_data, folds=[2])
+
+
+SCRIPT = """
+import signal, sys
+import esc_lib.models
+from tiny import TinyNet, config
+esc_lib.models.ARCHITECTURES["tiny"] = TinyNet
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to Ctrl-C
+esc_lib.train(config(epochs=10**6, eval_every=3), data_dir=sys.argv[1], save_dir=sys.argv[2], device="cpu")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends Ctrl-C as a signal")
+def test_ctrl_c_leaves_a_run_that_can_be_read(tone_data, tmp_path):
+    command = [sys.executable, "-c", SCRIPT, str(tone_data), str(tmp_path)]
+    here = Path(__file__).parent
+    with subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        try:
+            deadline = time.monotonic() + 300
+            while not list(tmp_path.glob("*/epoch-*/*.model")):
+                assert process.poll() is None and time.monotonic() < deadline, "the training did not begin"
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, printed = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    assert printed.rstrip().endswith("KeyboardInterrupt")
+    run = load_run(list_runs(tmp_path)[0])
+    epochs = list(run.history["loss"])
+    assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) >= 2
+    if run.checkpoints:  # it may have come between the file and its entry
+        assert run.model()(torch.zeros(1, 1, 100)).shape == (1, 10)
+    assert not [name for name in files_below(run.path) if name.endswith(".part")]
