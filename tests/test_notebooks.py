@@ -113,7 +113,7 @@ def test_parameters_are_typed_and_explained(path):
 def test_yaml_fits_its_notebook(path):
     notebook = next(n for n in NOTEBOOKS if path.stem.startswith(n.stem))
     parameters = inspect_notebook(str(notebook))
-    for name, value in yaml.safe_load(path.read_text()).items():
+    for name, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         assert name in parameters, f"{path.name}: {notebook.name} has no parameter {name}"
         assert type(value) is TYPES[parameters[name]["inferred_type_name"]], f"{path.name}: {name}"
 
@@ -140,7 +140,7 @@ def settings_of(values, architecture):
 
 @pytest.mark.parametrize(("name", "architecture"), TRAINED)
 def test_yaml_holds_the_papers_values(name, architecture):
-    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     ways = {k: values[k] for k in ("between_class", "strong_augmentation") if k in values}
     published = recipe(architecture, values["dataset"], **ways).to_dict()
     settings = settings_of(values, architecture)

@@ -60,12 +60,12 @@ def distribution(line):
 
 @pytest.fixture(scope="module")
 def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 @pytest.fixture(scope="module")
 def environment():
-    return yaml.safe_load((ROOT / "environment.yml").read_text())
+    return yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 
 
 def test_the_house_has_these_wings():
@@ -185,7 +185,7 @@ def test_whatever_is_imported_is_a_dependency(path):
 
 
 def test_what_is_installed_for_the_tests_has_the_extras():
-    assert f"--editable '.[{','.join(EXTRAS)}]'" in (ROOT / "Makefile").read_text()
+    assert f"--editable '.[{','.join(EXTRAS)}]'" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_the_environment_installs_the_project_and_states_no_version_twice(environment, project):
