@@ -305,15 +305,17 @@ def plain(model, name, x):
 
 @pytest.mark.parametrize(("name", "samples"), INPUTS)
 def test_a_plain_version_in_float64_gives_the_same_logits_and_gradients(network, name, samples):
-    model, x = copy.deepcopy(network(name)).double(), noise(2, samples, torch.float64)
+    # One clip is enough where two take 15 s; that statistics are a whole batch's shows in the other networks.
+    targets = torch.tensor([3, 7])[: 1 if name in ("envnetv2", "wavemsnet_logmel") else 2]
+    model, x = copy.deepcopy(network(name)).double(), noise(len(targets), samples, torch.float64)
     with torch.no_grad():
         close(model(x), plain(model, name, x), 1e-7)
     model.train()  # where the batch's own mean and variance count
     if name not in M_NETS:
         model.dropout.eval()
-    parameters, target = dict(model.named_parameters()), torch.tensor([3, 7])
+    parameters = dict(model.named_parameters())
     found, expected = (
-        torch.autograd.grad(F.cross_entropy(logits, target), parameters.values())
+        torch.autograd.grad(F.cross_entropy(logits, targets), parameters.values())
         for logits in (model(x), plain(model, name, x))
     )
     largest = max(gradient.abs().max() for gradient in expected)
