@@ -1,5 +1,6 @@
 """The few pieces that the networks of this course share."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 CHAINER_EPS = 2e-5
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """What all networks of the course have in common: `features` makes a map, `classify` turns it into logits.
 
     Attributes:
@@ -35,13 +36,13 @@ class Network(nn.Module):
             raise ValueError(f"{type(self).__name__} takes waveforms of shape {expected}, got {tuple(x.shape)}")
         return self.classify(self.features(x))
 
+    @abstractmethod
     def features(self, x: Tensor) -> Tensor:
         """The map that the front-end computes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def classify(self, x: Tensor) -> Tensor:
         """From the map to the logits."""
-        raise NotImplementedError
 
 
 def conv_block(

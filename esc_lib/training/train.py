@@ -102,8 +102,8 @@ def train(
 
 def _auto_precision(device: torch.device, save_dir: str | Path | None, run_dir: str | Path | None) -> str:
     """What "auto" means: what the run started with, or else what the device has circuits for."""
-    path = runs_folder(save_dir) / Path(run_dir or "").expanduser()
-    if (path / "config.json").is_file():
+    path = runs_folder(save_dir) / Path(run_dir).expanduser() if run_dir is not None else None
+    if path and (path / "config.json").is_file():
         return load_run(path).config.precision
     return auto_precision(device)
 
