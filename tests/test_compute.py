@@ -101,6 +101,8 @@ def test_auto_is_replaced_by_the_rule_or_by_what_the_run_began_with(data_dir, mo
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     again = train(tiny.config(precision="auto"), data_dir=data_dir, device="cpu", run_dir="mine")
     assert again.config == run.config
+    # A stray file in the folder of runs is no run that this one resumes.
+    (run.path.parent / "config.json").write_bytes((run.path / "config.json").read_bytes())
     other = train(tiny.config(precision="auto", epochs=1), data_dir=data_dir, device="cpu")
     assert other.config.precision == "float32"
 
