@@ -3,6 +3,10 @@
 import io
 import json
 import os
+import re
+import reprlib
+import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
+from filelock import FileLock, Timeout
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
+WHAT_TO_DO = (
+    "free space, check that you may write there and that no other program has it open, or choose another folder"
+)
 
 
 class WriteError(OSError):
@@ -20,30 +28,37 @@ class WriteError(OSError):
 
 
 @contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turns the system's errors inside the block into a `WriteError` that names `path`."""
+def explain_write_errors(path: Path, *, inside: Path | None = None) -> Iterator[None]:
+    """Turns the system's errors inside the block into a `WriteError` that names `path`.
+
+    Args:
+        path: what is written.
+        inside: the folder that it is written in, if the block also reads: errors about files elsewhere pass.
+    """
     try:
         yield
     except WriteError:
         raise
     except OSError as error:
-        raise WriteError(
-            error.errno,
-            f"{path} cannot be written ({error.strerror or error}): free space, check that you may write there and "
-            "that no other program has it open, or choose another folder",
-        ) from error
+        if inside and error.filename is not None and inside not in Path(os.fsdecode(error.filename)).parents:
+            raise
+        reason = error.strerror or error
+        raise WriteError(error.errno, f"{path} cannot be written ({reason}): {WHAT_TO_DO}") from error
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file by `write`, so that a reader of `path` sees the old one or the new one, never a part.
 
+    Several processes may write the same file at the same time: the last one wins. A link in the place of `path` is
+    replaced, and never followed.
+
     Raises:
         WriteError: it cannot be written; what was there before is still there.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
     try:
         with explain_write_errors(path):
-            with open(part, "wb") as file:
+            with open(part, "xb") as file:  # x: never through a link, never into another's file
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -65,6 +80,13 @@ def _replace(part: Path, path: Path) -> None:
 
 
 @contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder in `parent` that is gone when the block ends; if the process is killed, `remove_parts` finds it."""
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", suffix=".part", dir=parent) as temporary:
+        yield Path(temporary)
+
+
+@contextmanager
 def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which takes the name `target` when the block ends without an error.
 
@@ -80,10 +102,12 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     with explain_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-            folder = Path(temporary) / "content"  # mkdtemp's own folder is closed to other users
-            folder.mkdir()
+    with temporary_folder(target.parent, target.name) as temporary:
+        folder = temporary / "content"  # mkdtemp's own folder is closed to other users
+        folder.mkdir()
+        with explain_write_errors(target, inside=temporary):
             yield folder
+        with explain_write_errors(target):
             try:
                 os.replace(folder, target)
             except OSError:  # a folder that is not empty is never replaced
@@ -91,6 +115,61 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
                     raise
                 if replace:
                     _swap(folder, target)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder inside a run directory, or finds it there.
+
+    Raises:
+        WriteError: it cannot be made, or is a link, through which files elsewhere would be overwritten.
+    """
+    with explain_write_errors(path):
+        path.mkdir(exist_ok=True)
+        if path.is_symlink():
+            raise OSError("it is a link, which is not written through")
+
+
+def remove_parts(folder: Path, *names: str) -> None:
+    """Removes what killed processes left half-written in a folder. The caller holds the lock of whoever writes there.
+
+    Args:
+        folder: where to look; not in folders inside it.
+        names: final names of the files and folders; any if none is given.
+    """
+    for path in folder.iterdir():
+        match = re.fullmatch(r"\.(.+)-[a-z0-9_]{8}\.part", path.name)
+        if match and (match[1] in names or not names):
+            with explain_write_errors(path):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Keeps every other process out of blocks with the same lock file; the system frees the lock of a dead process.
+
+    Args:
+        path: the lock file, which is made, stays empty, and is never followed if it is a link.
+        wait: whether to wait until it is free.
+
+    Raises:
+        filelock.Timeout: another process holds it, and is not waited for.
+        WriteError: the lock file cannot be made.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0, poll_interval=0.1)
+    except Timeout:
+        raise
+    except OSError as error:
+        reason = "it is a link" if path.is_symlink() else error.strerror or str(error)
+        raise WriteError(error.errno, f"{path} cannot be written ({reason}): {WHAT_TO_DO}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _swap(folder: Path, target: Path) -> None:
@@ -129,17 +208,22 @@ def write_json(path: Path, value: dict[str, Any] | list[Any]) -> None:
     atomic_write(path, lambda file: file.write(json.dumps(value, indent=4).encode()))
 
 
-def read_json(path: Path, kind: type[Kind]) -> Kind:
-    """A JSON file of a run.
+def read_json(path: Path, kind: type[Kind], *, remedy: str = "restore it, or train again") -> Kind:
+    """A JSON file.
+
+    Args:
+        path: the file.
+        kind: what it holds, `dict` or `list`.
+        remedy: what to do if it does not, as the end of a message.
 
     Raises:
         ValueError: it is missing or damaged, or holds something else than `kind`.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): restore it, or train again") from error
+    except (OSError, ValueError, RecursionError) as error:  # the last of lists in lists in lists
+        raise ValueError(f"{path} cannot be read ({error}): {remedy}") from error
     if not isinstance(value, kind):
         what = "names and values" if kind is dict else "a list"
-        raise ValueError(f"{path} holds {value!r}, not {what}: restore it, or train again")
+        raise ValueError(f"{path} holds {reprlib.repr(value)}, not {what}: {remedy}")
     return value

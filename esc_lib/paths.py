@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from esc_lib.arguments import as_path
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "data" / "results"
 # A small network that comes with the course; it is there with the credits of its training clips.
@@ -14,9 +16,15 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
 
     The default does not depend on the working directory, so that notebooks, papermill and scripts share one place.
     """
-    return Path(data_dir or os.environ.get("ESC_DATA") or REPOSITORY / "data").expanduser().resolve()
+    return _folder("data_dir", data_dir, "ESC_DATA", "data")
 
 
 def runs_folder(save_dir: str | Path | None = None) -> Path:
     """Where runs lie: `save_dir`, else the environment's `ESC_RUNS`, else the repository's `runs/`, in that order."""
-    return Path(save_dir or os.environ.get("ESC_RUNS") or REPOSITORY / "runs").expanduser().resolve()
+    return _folder("save_dir", save_dir, "ESC_RUNS", "runs")
+
+
+def _folder(name: str, value: str | Path | None, variable: str, default: str) -> Path:
+    if value is not None and value != "":
+        return as_path(name, value).resolve()
+    return as_path(variable, os.environ.get(variable) or REPOSITORY / default).resolve()

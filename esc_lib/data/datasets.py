@@ -4,6 +4,7 @@ Sources: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", AC
 J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research", ACM MM 2014 (UrbanSound8K).
 """
 
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,21 @@ def get_dataset(name: str) -> Dataset:
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def check_folds(name: str, folds: object, dataset: str, *, may_be_empty: bool = False) -> None:
+    """Raises ValueError unless an argument is a list or tuple of official folds of a set, each once.
+
+    Args:
+        name, folds: of the argument.
+        dataset: the set's name.
+        may_be_empty: whether there need not be any.
+    """
+    known = get_dataset(dataset).folds
+    right = isinstance(folds, list | tuple) and all(type(fold) is int and fold in known for fold in folds)
+    if not right or len(set(folds)) != len(folds) or not (folds or may_be_empty):  # type: ignore[call-overload, arg-type]
+        found = reprlib.repr(folds)
+        raise ValueError(f"{name} is {found}: expected at least one of {dataset}'s folds {list(known)}, each once")
 
 
 def find_root(dataset: Dataset, folder: str | Path) -> Path:
