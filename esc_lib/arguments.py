@@ -1,5 +1,6 @@
 """Arguments that are of the right kind and in range, or a sentence that names them and says what was expected."""
 
+import errno
 import os
 import reprlib
 from pathlib import Path
@@ -43,8 +44,9 @@ def as_path(name: str, value: object) -> Path:
         raise ValueError(f"{name} is {reprlib.repr(value)}: expected the path of a file or folder")
     try:
         path = Path(text).expanduser()
-        os.path.lexists(path)  # raises for a null byte, and for what cannot be encoded
-        path.exists()  # raises for a name that is too long
+        os.lstat(path)
     except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            return path  # whatever is there, or not: the caller says what it needs
         raise ValueError(f"{name} is {reprlib.repr(value)}, which is no path here: {error}") from error
     return path

@@ -1,6 +1,9 @@
 """Cross-validation: every fold is tested once, no run is trained on its test fold, and no clip counts twice."""
 
+import json
 import sys
+from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -184,8 +187,8 @@ def test_statistics_with_known_answers(monkeypatch, tmp_path):
         for seed, of in predicted.items()
     )
     runs = pd.DataFrame({"fold": [1, 1], "seed": [0, 1], "accuracy": [0.5, 0.5]})
-    found = CrossValidation(tmp_path, settings(), {}, runs, predictions.reset_index(drop=True))
-    of_runs = CrossValidation(tmp_path, settings(), {}, runs.assign(correct=60, clips=80), predictions).per_run()
+    found = CrossValidation(tmp_path, settings(), {}, runs, predictions.reset_index(drop=True), pd.DataFrame())
+    of_runs = replace(found, runs=runs.assign(correct=60, clips=80), predictions=predictions).per_run()
     assert of_runs[["95 % from", "95 % to"]].round(3).to_numpy().tolist() == [[0.645, 0.832]] * 2
     assert found.correct().to_dict() == {"w": 1.0, "x": 0.0, "y": 0.5, "z": 0.5}
     summary = found.summary()
@@ -194,3 +197,58 @@ def test_statistics_with_known_answers(monkeypatch, tmp_path):
     assert 0 <= summary["95 % from"] < 0.5 < summary["95 % to"] <= 1
     assert found.confusion().loc[a, [a, b]].tolist() == [4, 4]
     assert found.per_class().loc[a, "recall"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(seeds=[-1]), "seeds is -1"),
+        (dict(seeds=[0.5]), "seeds is 0.5"),
+        (dict(seeds=[True]), "seeds is True"),
+        (dict(seeds="01"), "seeds is '01'"),
+        (dict(seeds=3), "seeds is 3"),
+        (dict(seeds=[]), r"seeds is \[\]"),
+        (dict(seeds=[1, 1]), r"seeds is \[1, 1\]: expected a list of numbers, each once"),
+        (dict(folds=[]), r"folds is \[\]"),
+        (dict(folds=[9]), r"folds is \[9\]"),
+        (dict(folds=1), "folds is 1"),
+        (dict(folds=[1, 1]), r"folds is \[1, 1\]"),
+        (dict(n_jobs=0), "n_jobs is 0"),
+        (dict(n_jobs=-1), "n_jobs is -1"),
+        (dict(n_jobs=1.5), "n_jobs is 1.5"),
+        (dict(validation="yes"), "validation is 'yes': expected true or false"),
+        (dict(device="tpu"), "device 'tpu'"),
+        (dict(data_dir=5), "data_dir is 5: expected the path"),
+        (dict(save_dir=b"runs"), "save_dir is b'runs': expected the path"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(data_dir, changes, message):
+    with pytest.raises(ValueError, match=message):
+        cross_validate(settings(), **{"data_dir": data_dir, "device": "cpu", **changes})
+    with pytest.raises(ValueError, match="config is {}: expected TrainConfig"):
+        cross_validate({}, data_dir=data_dir)
+
+
+@pytest.mark.parametrize("damage", ["clips", "acc", "epoch", "text", "table", "rows", "history"])
+def test_a_result_that_does_not_fit_its_predictions_is_not_believed(data_dir, damage):
+    found = cross_validate(settings(), folds=[1], data_dir=data_dir, device="cpu")
+    file = found.path / "fold-1-seed-0" / "eval" / "result.json"
+    result = json.loads(file.read_text(encoding="utf-8"))
+    if damage in result:
+        file.write_text(json.dumps({**result, damage: "many"}), encoding="utf-8")
+    elif damage == "text":
+        file.write_text("{", encoding="utf-8")
+    elif damage == "history":  # an older version, killed between two files, left a run without its last test
+        run = load_run(file.parents[1])
+        run.history["eval_acc"].clear()
+        run.save_history()
+    else:
+        lines = file.with_name("predictions.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = lines[:1] if damage == "rows" else []
+        file.with_name("predictions.csv").write_text("".join(kept), encoding="utf-8")
+    again = partial(cross_validate, settings(), folds=[1], data_dir=data_dir, device="cpu")
+    if damage == "history":
+        pd.testing.assert_frame_equal(again().runs.drop(columns="minutes"), found.runs.drop(columns="minutes"))
+    else:
+        with pytest.raises(ValueError, match="delete .*eval and cross-validate again"):
+            again()

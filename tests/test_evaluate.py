@@ -1,7 +1,10 @@
 """Evaluation against counts by hand: every clip counts, rows are true classes, files lie in the run directory."""
 
+import importlib
 import json
 import re
+import threading
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -14,6 +17,7 @@ from esc_lib import evaluate, train
 from esc_lib.data.clips import load_clips
 from esc_lib.data.datasets import ESC10_CLASSES
 
+evaluate_module = importlib.import_module("esc_lib.evaluation.evaluate")
 DOG, RAIN, WAVES = ESC10_CLASSES[:3]
 FIRE = ESC10_CLASSES[9]
 # Fold 3 is the test: eleven clips of three classes, and what the network predicts. Six are right.
@@ -71,9 +75,39 @@ def test_rows_of_the_confusion_matrix_are_the_true_classes(found):
     assert found.confusion.loc[RAIN, DOG] == 3  # rain predicted as dog
 
 
+def test_two_evaluations_at_once_do_not_disturb_each_other(found):
+    """In two threads, each with its own clips: the files that remain are of one of them, whole."""
+    half = replace(found, result={**found.result, "clips": 5}, predictions=found.predictions[:5])
+    failures = []
+
+    def write(which):
+        try:
+            for _ in range(20):
+                evaluate_module._write(which)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(which,)) for which in (found, half)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    result = json.loads((found.path / "result.json").read_text(encoding="utf-8"))
+    assert len(pd.read_csv(found.path / "predictions.csv")) == result["clips"]
+    assert files_below(found.path) == {"result.json", "confusion_matrix.csv", "predictions.csv", ".lock"}
+
+
+def test_what_a_killed_evaluation_left_is_gone_after_the_next(found):
+    (found.path / ".result.json-0123abcd.part").write_text("half", encoding="utf-8")
+    (found.path / ".mine.part").write_text("whole", encoding="utf-8")
+    evaluate_module._write(found)
+    assert files_below(found.path) == {"result.json", "confusion_matrix.csv", "predictions.csv", ".lock", ".mine.part"}
+
+
 def test_the_files_hold_the_evaluation(found, run):
     assert found.path == run.path / "eval"
-    assert files_below(found.path) == {"result.json", "confusion_matrix.csv", "predictions.csv"}
+    assert files_below(found.path) == {"result.json", "confusion_matrix.csv", "predictions.csv", ".lock"}
     text = (found.path / "confusion_matrix.csv").read_text(encoding="utf-8")
     first = text.splitlines()[0].split(",")
     assert re.search("true.*row.*predicted.*column", first[0])

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from kills import kill_at
 
-from esc_lib import cross_validate
+from esc_lib import cross_validate, load_run
 from esc_lib.data.datasets import DATASETS
 from esc_lib.models import ARCHITECTURES
 from esc_lib.paths import RESULTS
@@ -113,18 +114,58 @@ def test_a_record_describes_the_training(found):
 
 def test_the_same_cross_validation_gives_the_same_files(found):
     path = save_record(found)
-    first = path.read_bytes(), path.with_suffix(".csv.gz").read_bytes()
-    assert first[1][4:8] == bytes(4), "gzip must store no time"
-    assert save_record(found) == path
-    assert (path.read_bytes(), path.with_suffix(".csv.gz").read_bytes()) == first
+    first = contents(path.parent)
+    assert len(first) == 4 and sorted(file.rpartition("-")[0] for file in first if file.endswith(".gz")) == [
+        f"{path.stem}-history", f"{path.stem}-predictions",
+    ]  # fmt: skip
+    assert all(content[4:8] == bytes(4) for file, content in first.items() if file.endswith(".gz")), "stores no time"
+    assert save_record(found) == path and contents(path.parent) == first
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_record_killed_at_any_change_of_a_file_is_the_old_one_or_the_new(found):
+    path = save_record(found)
+    old = contents(path.parent)
+    swapped = found.predictions.assign(predicted=found.predictions["true"])
+    new = changed(found, predictions=swapped, history=found.history.assign(loss=1.0))
+    events = kill_at(0, path.parent, lambda: save_record(new))
+    expected = contents(path.parent)
+    assert events > 8 and set(expected) != set(old)
+    for event in range(1, events + 1):
+        for file in path.parent.iterdir():
+            file.unlink()
+        for name, content in old.items():
+            (path.parent / name).write_bytes(content)
+        kill_at(event, path.parent, lambda: save_record(new))
+        of_either = load_record(path.stem)
+        assert len(of_either.predictions) == len(swapped) and (of_either.history["loss"] == 1).all() == bool(
+            (of_either.predictions["true"] == of_either.predictions["predicted"]).all()
+        ), event
+        save_record(new)
+        assert contents(path.parent) == expected, event
+
+
+def test_a_record_holds_every_runs_learning_curve(found):
+    again = load_record(save_record(found).stem)
+    pd.testing.assert_frame_equal(again.history, found.history, rtol=1e-3)
+    assert len(again.history) == 6 * 2 and list(again.history["epoch"][:2]) == [1, 2]
+    run = load_run(found.path / "fold-2-seed-1")
+    of_run = again.history.query("fold == 2 and seed == 1")
+    np.testing.assert_allclose(of_run["loss"], list(run.history["loss"].values()), rtol=1e-3)
 
 
 def test_altered_predictions_are_refused(found):
     path = save_record(found)
-    table = gzip.decompress(path.with_suffix(".csv.gz").read_bytes())
-    path.with_suffix(".csv.gz").write_bytes(gzip.compress(table.replace(b"0.1", b"0.2", 1)))
-    with pytest.raises(ValueError, match="not what .*json was written with"):
-        load_record(path.stem)
+    for kind in ("predictions", "history"):
+        (file,) = path.parent.glob(f"{path.stem}-{kind}-*.csv.gz")
+        packed = file.read_bytes()
+        file.write_bytes(gzip.compress(gzip.decompress(packed).replace(b",1,", b",2,", 1)))
+        with pytest.raises(ValueError, match=f"{kind}-.* is not what .*json was written with"):
+            load_record(path.stem)
+        file.write_bytes(packed)
 
 
 def test_the_error_for_a_missing_record_lists_those_that_exist(found):

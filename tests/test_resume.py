@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TinyNet, config, register, tones, write_set
+from kills import kill_at
+from tiny import TinyNet, config, files_below, register, tones, write_set
 
 from esc_lib import load_run, train
 from esc_lib.training import RunLockedError, TrainingError
 from esc_lib.training.checkpoint import run_lock, state_file
 
+runs_module = importlib.import_module("esc_lib.training.runs")
 resume_module = importlib.import_module("esc_lib.training.checkpoint")
 train_module = importlib.import_module("esc_lib.training.train")
 
@@ -161,6 +163,45 @@ def test_a_run_killed_at_random_moments_resumes_with_the_same_numbers(train_tone
     assert_same(train_tones(settings, run_dir="killed"), whole)
 
 
+class QuickFigure:
+    """In place of the curves, which would take most of the time."""
+
+    def __init__(self, history, kind):
+        self.content = f"{kind}: {history}".encode()
+
+    def savefig(self, file, format):
+        file.write(self.content)
+
+
+def test_a_run_killed_at_any_change_of_a_file_ends_as_if_it_never_was(tone_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs_module, "plot_curves", QuickFigure)
+    settings = config(epochs=3, eval_every=1, keep_n=1, batch_size=62)
+
+    def training(name):
+        call = partial(train, settings, data_dir=tone_data, save_dir=tmp_path, run_dir=name, device="cpu")
+        return partial(call, progress=False)
+
+    whole = tmp_path / "whole"
+    events = kill_at(0, whole, training("whole"))
+    expected, weights = load_run(whole), load_run(whole).model().state_dict()
+    assert events > 80, "about 30 an epoch"
+    chance = random.Random(0)
+    for event in range(1, events + 1):
+        path = tmp_path / f"killed-{event}"
+        for at in (event, chance.randint(1, events)):  # and once more while it resumes
+            kill_at(at, path, training(path.name))
+            if (path / "config.json").is_file():
+                run = load_run(path)  # readable at any moment
+                assert not run.finished or run.history == expected.history, event
+        run = training(path.name)()
+        again = load_run(path)
+        assert run.finished and again.history == expected.history and again.checkpoints == expected.checkpoints, event
+        found = again.model().state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in weights.items()), event
+        assert files_below(path) == files_below(whole), event
+        assert (path / "losses.png").read_bytes() == (whole / "losses.png").read_bytes(), event
+
+
 def test_a_full_disk_leaves_the_previous_training_state(train_tones, train_mine, monkeypatch):
     settings = config(epochs=5, eval_every=1)
     whole = train_tones(settings)
@@ -229,6 +270,77 @@ def test_a_state_that_would_execute_code_is_refused(train_mine, tmp_path, monkey
     with pytest.raises(ValueError, match=r"training.state cannot be resumed from.*would call builtins.print"):
         train_mine(config(epochs=9))
     assert "executed" not in capsys.readouterr().out
+
+
+def without_memory(state):
+    state["optimizer"]["state"] = {}
+
+
+def without_one_memory(state):
+    del state["optimizer"]["state"][3]
+
+
+def with_nan_in_memory(state):
+    state["optimizer"]["state"][0]["momentum_buffer"][:] = float("nan")
+
+
+def with_a_short_memory(state):
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(1)
+
+
+def with_another_decay(state):
+    state["optimizer"]["param_groups"][0]["weight_decay"] = 0.5
+
+
+def with_nan_in_a_weight(state):
+    state["model"]["fc.bias"][0] = float("nan")
+
+
+def with_a_gap_in_its_history(state):
+    del state["history"]["loss"][1]
+
+
+def with_nan_in_its_history(state):
+    state["history"]["eval_acc"][2] = float("nan")
+
+
+def without_its_generator(state):
+    del state["generator"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"epoch": epoch} for epoch in (0, 1, 3, 6, 8, 10**9, -2, "2", 2.0, None)),
+        without_memory, without_one_memory, with_nan_in_memory, with_a_short_memory, with_another_decay,
+        with_nan_in_a_weight, with_a_gap_in_its_history, with_nan_in_its_history, without_its_generator,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_that_no_training_writes_is_refused(train_mine, tmp_path, monkeypatch, change):
+    settings, file = config(epochs=6, eval_every=2, batch_size=31), tmp_path / "mine" / "training.state"
+    stop_at(monkeypatch, 6)  # in epoch 3
+    with pytest.raises(KeyboardInterrupt):
+        train_mine(settings)
+    state = torch.load(file, weights_only=True)
+    state.update(change) if isinstance(change, dict) else change(state)
+    torch.save(state, file)
+    with pytest.raises(ValueError, match=r"training.state cannot be resumed from .*: delete .*mine and train again"):
+        train_mine(settings)
+    assert not load_run(tmp_path / "mine").finished
+
+
+def test_a_flipped_bit_in_a_state_is_seen(train_mine, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 20)
+    with pytest.raises(KeyboardInterrupt):
+        train_mine(config(epochs=9))
+    file = tmp_path / "mine" / "training.state"
+    content = bytearray(file.read_bytes())
+    place = content.index(torch.load(file, weights_only=True)["model"]["fc.weight"].numpy().tobytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"training.state cannot be resumed from .*is not what was written"):
+        train_mine(config(epochs=9))
 
 
 def test_out_of_memory_suggests_a_smaller_batch(train_tones, monkeypatch):

@@ -1,6 +1,7 @@
 """Run directories: their files, atomic writes, and that damaged or malicious files are refused."""
 
 import errno
+import hashlib
 import importlib
 import io
 import json
@@ -8,15 +9,18 @@ import os
 import pickle
 import random
 import re
+import reprlib
 import shutil
 import time
+from functools import partial
 
 import pytest
 import torch
 from disk import largest_file
 from tiny import TinyNet, config, files_below, network, new_run, register, tones, write_set
 
-from esc_lib import load_run, train
+from esc_lib import evaluate, load_run, train
+from esc_lib.files import WriteError
 from esc_lib.paths import runs_folder
 from esc_lib.training import list_runs
 from esc_lib.training.runs import HISTORY_KEYS
@@ -44,7 +48,7 @@ def net(seed=0, n_classes=10):
 
 def filled(folder, accuracies=(0.5, 0.25), **changes):
     """A run with a checkpoint of each accuracy, at epochs 1, 2, ..."""
-    run = new_run(config(**changes), folder)
+    run = new_run(config(**{"epochs": max(2, len(accuracies)), **changes}), folder)
     for epoch, acc in enumerate(accuracies, start=1):
         run.save_checkpoint(net(epoch), epoch, acc)
     return run
@@ -73,7 +77,7 @@ def test_the_files_of_a_finished_run(tmp_path):
     assert all(list(values) == ["1", "2", "3"] for values in history.values())
     checkpoints = json.loads((run.path / "checkpoints.json").read_text(encoding="utf-8"))
     assert list(checkpoints) == sorted(names, key=lambda name: -checkpoints[name]["eval_acc"])
-    assert all(set(entry) == {"name", "epoch", "eval_acc"} for entry in checkpoints.values())
+    assert all(set(entry) == {"name", "epoch", "eval_acc", "sha256"} for entry in checkpoints.values())
     assert all(entry["name"] == name for name, entry in checkpoints.items())
     for name in ("losses.png", "accuracies.png"):
         assert (run.path / name).read_bytes().startswith(b"\x89PNG")
@@ -132,7 +136,8 @@ def test_the_best_and_the_last_are_kept_best_first(tmp_path, accuracies, keep_n,
 def test_last_best_and_names(tmp_path):
     run = filled(tmp_path, [0.2, 0.9, 0.4, 0.6], keep_n=3)
     assert run.checkpoint()["epoch"] == run.checkpoint("last")["epoch"] == 4
-    assert run.checkpoint("best") == {"name": "epoch-0002", "epoch": 2, "eval_acc": 0.9}
+    best = hashlib.sha256((run.path / "epoch-0002/epoch-0002.model").read_bytes()).hexdigest()
+    assert run.checkpoint("best") == {"name": "epoch-0002", "epoch": 2, "eval_acc": 0.9, "sha256": best}
     assert run.checkpoint("epoch-0003")["epoch"] == 3
     for which, seed in [("last", 4), ("best", 2), ("epoch-0003", 3)]:
         assert torch.equal(load_run(run.path).model(which).fc.weight, net(seed).fc.weight), which
@@ -279,6 +284,7 @@ NO_CHECKPOINT = {
 @pytest.mark.parametrize("content", NO_CHECKPOINT.values(), ids=NO_CHECKPOINT)
 def test_a_file_that_is_not_a_checkpoint_of_the_network_is_refused(tmp_path, content):
     run = filled(tmp_path, [0.5])
+    del run.checkpoints["epoch-0001"]["sha256"]  # as in older runs
     file = run.path / "epoch-0001/epoch-0001.model"
     for variant in [content] if isinstance(content, bytes) else content:
         file.write_bytes(variant)
@@ -291,6 +297,53 @@ def test_a_missing_checkpoint_is_reported(tmp_path):
     shutil.rmtree(run.path / "epoch-0001")
     with pytest.raises(FileNotFoundError, match=r"epoch-0001\.model is missing"):
         load_run(run.path).model()
+
+
+# --- nothing in a run directory leads out of it ---
+
+OUTSIDE = ["..", ".", "", "/", "epoch-0001/../..", "..\\..", "epoch-0001\n", "epoch-1", "eval", "con", "epoch-00001"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_checkpoint_of_any_other_name_is_refused_and_nothing_is_deleted(tmp_path, name):
+    run = filled(tmp_path / "runs", [0.5])
+    before = files_below(tmp_path)
+    for key, entry_name in ((name, name), ("epoch-0001", name), (name, "epoch-0001")):
+        entry = {"name": entry_name, "epoch": 1, "eval_acc": 0.1}
+        (run.path / "checkpoints.json").write_text(json.dumps({key: entry}), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"checkpoints\.json holds .*which no training writes: restore it"):
+            load_run(run.path)
+        assert files_below(tmp_path) == before
+
+
+def test_a_link_in_a_run_directory_is_not_written_through(tmp_path):
+    write_set(tmp_path / "data", tones(per_class=1))
+    mine = tmp_path / "runs" / "mine"
+    mine.mkdir(parents=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("dark and stormy", encoding="utf-8")
+    names = [".pid", "history.json", "checkpoints.json", "sessions.json"]
+    names += [f".{name}.part" for name in names]
+    try:
+        for name in names:
+            (mine / name).symlink_to(tmp_path / "thesis" / "chapter")
+    except OSError:
+        pytest.skip("no links here")
+    train_mine = partial(train, data_dir=tmp_path / "data", save_dir=tmp_path / "runs", run_dir="mine", device="cpu")
+    train_mine(config(keep_n=2))
+    for name in ("eval-epoch-0001", "epoch-0002"):
+        shutil.rmtree(mine / name, ignore_errors=True)
+        (mine / name).symlink_to(tmp_path / "thesis", target_is_directory=True)
+    with pytest.raises(WriteError, match="eval-epoch-0001 cannot be written .it is a link"):
+        evaluate(mine, "epoch-0001", data_dir=tmp_path / "data", device="cpu")
+    with pytest.raises(WriteError, match="epoch-0002 cannot be written .it is a link"):
+        load_run(mine).save_checkpoint(net(), 2, 0.5)
+    (mine / ".lock").unlink()
+    (mine / ".lock").symlink_to(tmp_path / "thesis" / "chapter")
+    with pytest.raises(WriteError, match=r"\.lock cannot be written .it is a link"):
+        train_mine(config(keep_n=2))
+    assert files_below(tmp_path / "thesis") == {"chapter"}
+    assert (tmp_path / "thesis" / "chapter").read_text(encoding="utf-8") == "dark and stormy"
 
 
 # --- reading a run directory ---
@@ -342,6 +395,116 @@ def test_a_folder_that_is_not_a_run_directory_is_refused(run, tmp_path):
 def test_a_run_opens_from_its_path_in_any_form(run, monkeypatch):
     monkeypatch.chdir(run.path.parent)
     assert load_run(run.path.name).path == load_run(str(run.path)).path == run.path
+
+
+ENTRY = {"name": "epoch-0001", "epoch": 1, "eval_acc": 0.5}
+SESSION = {"from_epoch": 1, "to_epoch": 2, "seconds": 1.5}
+
+
+def nested(depth):
+    """JSON of lists in lists in lists."""
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("history.json", {"loss": of}) for of in (
+            {"0": 1.0}, {"3": 1.0}, {"-1": 1.0}, {"1e9": 1.0}, {"": 1.0}, {"\u0661": 1.0}, {"1": None}, {"1": "1"},
+            {"1": True}, {"1": [1.0]}, {"1": float("nan")}, {"1": float("inf")}, {"1": {"2": 1.0}}, [1.0], 1.0, "1",
+        )),
+        *(("history.json", {key: {"1": value}}) for key in ("acc", "eval_acc") for value in (-0.1, 1.1, 50)),
+        *(("checkpoints.json", {"epoch-0001": {**ENTRY, **of}}) for of in (
+            {"epoch": 0}, {"epoch": 3}, {"epoch": 10**9}, {"epoch": 1.0}, {"epoch": True}, {"epoch": "1"},
+            {"epoch": None}, {"eval_acc": 2}, {"eval_acc": "0.5"}, {"eval_acc": float("nan")}, {"sha256": 5},
+        )),
+        ("checkpoints.json", {"epoch-0001": []}),
+        ("checkpoints.json", {"epoch-0001": {"name": "epoch-0001", "epoch": 1}}),
+        ("checkpoints.json", {"epoch-0001": ENTRY, "epoch-0002": {"name": "epoch-0002", "epoch": 2, "eval_acc": None}}),
+        *(("sessions.json", [{**SESSION, **of}]) for of in (
+            {"seconds": -1}, {"seconds": "1"}, {"from_epoch": None}, {"to_epoch": float("inf")},
+        )),
+        ("sessions.json", [[]]),
+        ("sessions.json", {}),
+        *((name, nested(100_000)) for name in ("config.json", "history.json", "checkpoints.json", "sessions.json")),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 20 else reprlib.repr(value),
+)  # fmt: skip
+def test_what_no_training_writes_is_refused(run, name, content):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (run.path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{re.escape(name)} (holds|cannot be read) .*: restore it, or train again"):
+        load_run(run.path)
+
+
+def test_checkpoints_are_best_first_however_they_are_listed(tmp_path):
+    run = filled(tmp_path, [0.2, 0.9, 0.4], keep_n=3)
+    listed = json.loads((run.path / "checkpoints.json").read_text(encoding="utf-8"))
+    backwards = dict(reversed(listed.items()))
+    (run.path / "checkpoints.json").write_text(json.dumps(backwards), encoding="utf-8")
+    assert load_run(run.path) == run and list(load_run(run.path).checkpoints.items()) == list(listed.items())
+
+
+@pytest.mark.parametrize("missing", ["history", "test", "file"])
+def test_a_run_that_lacks_something_is_not_finished(tmp_path, missing):
+    write_set(tmp_path, tones(per_class=1))
+    run = train(config(), data_dir=tmp_path, save_dir=tmp_path / "runs", device="cpu")
+    assert load_run(run.path).finished
+    if missing == "file":
+        (run.path / "epoch-0002/epoch-0002.model").unlink()
+    else:
+        del run.history["loss" if missing == "history" else "eval_acc"][2]
+        run.save_history()
+    assert not load_run(run.path).finished
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value"),
+    [
+        ("fc.weight", torch.full((10, 16), float("nan"))),
+        ("fc.weight", torch.full((10, 16), float("inf"))),
+        ("fc.weight", torch.full((10, 16), 1e300, dtype=torch.float64)),  # infinite in float32
+        ("fc.weight", torch.ones(10, 16, dtype=torch.int64)),
+        ("fc.weight", torch.ones(10, 16, dtype=torch.bool)),
+        ("fc.weight", torch.ones(10, 16, dtype=torch.complex64)),
+        ("fc.weight", torch.ones(10, 16).to_sparse()),
+        ("fc.weight", torch.ones(1, 1).expand(10**6, 10**6)),
+        ("fc.weight", [1.0]),
+        ("conv1.1.running_var", torch.full((16,), -1.0)),
+        ("conv1.1.num_batches_tracked", torch.tensor(-1)),
+        ("conv1.1.num_batches_tracked", torch.tensor(1.5)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{getattr(value, 'dtype', value)}",
+)
+def test_weights_that_no_network_computes_with_are_refused_by_name(tmp_path, tensor, value):
+    run = filled(tmp_path, [0.5])
+    del run.checkpoints["epoch-0001"]["sha256"]  # as in older runs
+    torch.save({**net(1).state_dict(), tensor: value}, run.path / "epoch-0001/epoch-0001.model")
+    with pytest.raises(ValueError, match=f"is not a checkpoint of tiny: {re.escape(tensor)} (is|holds)"):
+        run.model()
+
+
+@pytest.mark.parametrize("hashed", [True, False], ids=["by its hash", "without a hash"])
+def test_a_flipped_bit_is_seen(tmp_path, hashed):
+    run = filled(tmp_path, [0.5])
+    if not hashed:
+        del run.checkpoints["epoch-0001"]["sha256"]
+    file = run.path / "epoch-0001/epoch-0001.model"
+    content = file.read_bytes()
+    place = content.index(net(1).fc.weight.detach().numpy().tobytes())
+    for bit in range(8):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"epoch-0001\.model is not (what was written|.*its part .* is not what)"):
+            run.model()
+    file.write_bytes(content)
+    run.model()
+
+
+@pytest.mark.parametrize("run_dir", ["", ".", "..", "a/..", "\0", "x" * 5000, 5, b"run", True])
+def test_what_is_no_run_directory_is_refused(tmp_path, run_dir):
+    with pytest.raises(ValueError, match="run_dir is "):
+        runs_module.make_run_folder(config(), save_dir=tmp_path / "runs", run_dir=run_dir)
+    assert not files_below(tmp_path)
 
 
 # --- the folder of runs ---

@@ -14,6 +14,7 @@ from esc_lib.bench.measure import benchmark_table, measure
 from esc_lib.data.prepare import prepare
 from esc_lib.files import write_json
 from esc_lib.models import ARCHITECTURES, get_architecture
+from esc_lib.paths import runs_folder
 from esc_lib.training.compute import hardware, pick_device
 
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="the paper's if not given")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too, which takes minutes")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench.json"))
+    parser.add_argument("--out", type=Path, default=runs_folder() / "bench.json")
     given = parser.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []

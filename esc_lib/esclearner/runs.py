@@ -1,5 +1,6 @@
 """Opening esc-learner's run directories, which are laid out like this course's: the same files, other contents."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,8 +9,7 @@ from torch import Tensor, nn
 
 from esc_lib.esclearner.settings import convert_settings
 from esc_lib.esclearner.weights import load_weights
-from esc_lib.files import read_json
-from esc_lib.training.runs import Run, read_history
+from esc_lib.training.runs import Run, read_checkpoints, read_history
 
 
 @dataclass
@@ -17,6 +17,7 @@ class EscLearnerRun(Run):
     """A run of esc-learner: opened and tested, never trained on."""
 
     keeps_only_best: ClassVar[bool] = True
+    checkpoint_name: ClassVar[re.Pattern[str]] = re.compile(r"[a-z0-9]{10}")  # drawn at random
 
     def load_weights(self, model: nn.Module, state: dict[str, Tensor]) -> None:
         """Puts a checkpoint's tensors into a fresh network, whatever esc-learner called them."""
@@ -41,4 +42,6 @@ def read_run(path: Path, settings: dict[str, Any]) -> EscLearnerRun | None:
             f"{path} is a run of esc-learner's first format, without a checkpoints.json: neither epoch nor accuracy of "
             "its checkpoints is known, so it cannot be opened; train again"
         )
-    return EscLearnerRun(path, config, read_history(path), read_json(path / "checkpoints.json", dict))
+    run = EscLearnerRun(path, config, read_history(path, config.epochs))
+    run.checkpoints = read_checkpoints(run)
+    return run

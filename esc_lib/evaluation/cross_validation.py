@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from esc_lib.arguments import check
 from esc_lib.data.clips import read_clip_table, read_metadata
-from esc_lib.data.datasets import get_dataset, prepared_folder
+from esc_lib.data.datasets import check_folds, get_dataset, prepared_folder
 from esc_lib.evaluation.calibration import calibrate, calibration_error, with_temperature
 from esc_lib.evaluation.evaluate import as_arrays, confusion, evaluate, scores
 from esc_lib.evaluation.statistics import bootstrap_interval, wilson_interval
@@ -24,13 +25,14 @@ from esc_lib.paths import data_folder, runs_folder
 from esc_lib.training.checkpoint import run_lock
 from esc_lib.training.compute import warn_if_no_gpu
 from esc_lib.training.config import TrainConfig
-from esc_lib.training.runs import load_run, make_run_folder
+from esc_lib.training.runs import HISTORY_KEYS, load_run, make_run_folder
 from esc_lib.training.train import train
 
 # joblib's own ways to run jobs; any other is a cluster's.
 LOCAL_BACKENDS = ("LokyBackend", "MultiprocessingBackend", "SequentialBackend", "ThreadingBackend")
 # Settings younger than the first cross-validations: at their defaults they do not change the name of a folder.
 YOUNGER = {"one_cycle": 0.0, "validation_folds": ()}
+HISTORY_COLUMNS = ("fold", "seed", "epoch", *HISTORY_KEYS)
 _turn = threading.Lock()
 
 
@@ -47,6 +49,8 @@ class CrossValidation:
             temperature (fitted on the validation fold).
         predictions: a row per clip and seed: fold, seed, file, recording, true, predicted, and the probability of each
             class.
+        history: a row per run and epoch: fold, seed, epoch, loss, acc, lr, and eval_loss, eval_acc where it was tested.
+            Empty in records older than it.
     """
 
     path: Path
@@ -54,6 +58,7 @@ class CrossValidation:
     data: dict[str, Any]
     runs: pd.DataFrame
     predictions: pd.DataFrame
+    history: pd.DataFrame
 
     def summary(self) -> pd.Series:
         """Accuracy over all runs: mean and standard deviation over runs, over the seeds' means, and pooled over clips.
@@ -167,14 +172,23 @@ def cross_validate(
         ValueError: precision "auto", no seeds, too few folds, a fold that the prepared set does not have, results on
             other recordings, or a cluster of one worker; or what `train` raises.
     """
+    check("config", config, TrainConfig)
+    check("n_jobs", n_jobs, int, 1, 10_000)
+    check("validation", validation, bool)
+    for seed in seeds if isinstance(seeds, list | tuple | range) else [seeds]:
+        check("seeds", seed, int, 0, 2**63 - 1)
+    if isinstance(seeds, int) or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds is {seeds!r}: expected a list of numbers, each once")
     if config.precision == "auto":
         raise ValueError("precision is 'auto', which may differ between machines: name one")
     prepared = prepared_folder(config.dataset, config.sample_rate, data_dir)
     metadata = read_metadata(prepared)
     table = read_clip_table(prepared / "clips.csv")
     available = sorted(map(int, table["fold"].unique()))
+    if folds is not None:
+        check_folds("folds", folds, config.dataset)
     tested = available if folds is None else list(folds)
-    if not tested or not set(tested) <= set(available):
+    if not set(tested) <= set(available):
         raise ValueError(f"folds is {tested}: expected some of {available}, which {config.dataset} holds as prepared")
     if len(available) < 2 + validation or not seeds:
         raise ValueError(
@@ -185,7 +199,7 @@ def cross_validate(
         (fold, seed): _fold_config(config, available, fold, seed, validation) for seed in seeds for fold in tested
     }
     path = runs_folder(save_dir) / _name(config, validation)
-    todo = {job: of for job, of in configs.items() if not _result_file(path, *job).is_file()}
+    todo = {job: of for job, of in configs.items() if not _is_done(path, *job)}
     jobs = _jobs(todo, path, data_folder(data_dir), device, n_jobs)
     from joblib import Parallel  # late: it takes long to import
 
@@ -256,7 +270,7 @@ def _job(config: TrainConfig, fold: int, path: Path, data_dir: Path, device: str
     """
     name = run_name(fold, config.seed)
     with run_lock(make_run_folder(config, save_dir=path, run_dir=name), wait=True), _turn:
-        if _result_file(path, fold, config.seed).is_file():
+        if _is_done(path, fold, config.seed):
             return
         if threads:
             torch.set_num_threads(threads)
@@ -272,24 +286,53 @@ def _result_file(path: Path, fold: int, seed: int) -> Path:
     return path / run_name(fold, seed) / "eval" / "result.json"
 
 
+def _is_done(path: Path, fold: int, seed: int) -> bool:
+    file = _result_file(path, fold, seed)
+    return file.is_file() and load_run(file.parents[1]).finished
+
+
 def _read(path: Path, configs: dict[tuple[int, int], TrainConfig], subset: bool, source_sha256: str) -> CrossValidation:
     """The results in the run directories, if all of them are of the recordings that are prepared now."""
-    runs, predictions, data = [], [], []
+    runs, predictions, histories, data = [], [], [], []
     for (fold, seed), config in configs.items():
         file = _result_file(path, fold, seed)
-        result, run = read_json(file, dict), load_run(file.parents[1])
+        run = load_run(file.parents[1])
+        result, of_run = _read_result(file)
         minutes = sum(session["seconds"] for session in run.sessions) / 60
         best = None if config.validation_folds else max(run.history["eval_acc"].values())
         temperature = run.temperature() if config.validation_folds else None
         data.append({key: result[key] for key in ("dataset", "subset", "source_sha256")})
         of_result = [result[key] for key in ("epoch", "correct", "clips", "acc")]
         runs.append((fold, seed, *of_result, best, minutes, temperature))
-        of_run = pd.read_csv(file.with_name("predictions.csv")).rename(columns={"source": "recording"})  # older
         of_run.insert(0, "seed", seed)
         predictions.append(of_run)
+        history = pd.DataFrame(run.history).rename_axis("epoch").reset_index()
+        histories.append(history.assign(fold=fold, seed=seed)[list(HISTORY_COLUMNS)])
     columns = ["fold", "seed", "epoch", "correct", "clips", "accuracy", "best", "minutes", "temperature"]
     first = next(iter(configs.values()))
     table = pd.DataFrame(runs, columns=columns).astype({"best": float, "temperature": float})
     if any((of_run["subset"], of_run["source_sha256"]) != (subset, source_sha256) for of_run in data):
         raise ValueError(f"{path} holds runs on other recordings than now: choose another save_dir, or delete it")
-    return CrossValidation(path, first, data[0], table, pd.concat(predictions, ignore_index=True))
+    whole = [pd.concat(tables, ignore_index=True) for tables in (predictions, histories)]
+    return CrossValidation(path, first, data[0], table, *whole)
+
+
+def _read_result(file: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What `evaluate` wrote about a run: its result, and a row per clip.
+
+    Raises:
+        ValueError: one of the files is damaged, or they are not of the same evaluation.
+    """
+    remedy = f"delete {file.parent} and cross-validate again"
+    result = read_json(file, dict, remedy=remedy)
+    try:
+        table = pd.read_csv(file.with_name("predictions.csv")).rename(columns={"source": "recording"})  # its older name
+        correct, clips = int((table["true"] == table["predicted"]).sum()), len(table)
+        counted = {"correct": correct, "clips": clips, "acc": correct / clips}
+        agree = all(result[key] == value for key, value in counted.items()) and type(result["epoch"]) is int
+        agree = agree and {"dataset", "subset", "source_sha256"} <= result.keys()
+    except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise ValueError(f"{file.with_name('predictions.csv')} cannot be read ({error!r}): {remedy}") from error
+    if not agree:
+        raise ValueError(f"{file} and predictions.csv beside it are not of the same evaluation: {remedy}")
+    return result, table

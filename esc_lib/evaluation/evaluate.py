@@ -13,8 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from esc_lib.arguments import check
 from esc_lib.data.clips import Clips
-from esc_lib.files import atomic_write, write_json
+from esc_lib.data.datasets import check_folds
+from esc_lib.files import atomic_write, file_lock, make_folder, remove_parts, write_json
 from esc_lib.training.batches import load_folds
 from esc_lib.training.compute import pick_device, to_device
 from esc_lib.training.inference import predict_probabilities
@@ -102,8 +104,11 @@ def evaluate(
     """
     run, place = as_run(run), pick_device(device)
     checkpoint = run.result_checkpoint if checkpoint == "result" else checkpoint
+    check("protocol", protocol, str)
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+    if folds is not None:
+        check_folds("folds", folds, run.config.dataset)
     model = to_device(run.model(checkpoint), place)
     tested = run.config.eval_folds if folds is None else tuple(folds)
     if not tested:
@@ -203,8 +208,11 @@ def _selection(run: Run, checkpoint: str, tested: tuple[int, ...]) -> str:
 
 
 def _write(found: Evaluation) -> None:
-    found.path.mkdir(exist_ok=True)
+    make_folder(found.path)
     table = found.confusion.rename_axis("true (rows) \\ predicted (columns)").to_csv().encode()
-    atomic_write(found.path / "confusion_matrix.csv", methodcaller("write", table))
-    atomic_write(found.path / "predictions.csv", methodcaller("write", found.predictions.to_csv(index=False).encode()))
-    write_json(found.path / "result.json", found.result)
+    predictions = found.predictions.to_csv(index=False).encode()
+    with file_lock(found.path / ".lock"):  # of several evaluations at once, the three files are of the same one
+        remove_parts(found.path)
+        atomic_write(found.path / "confusion_matrix.csv", methodcaller("write", table))
+        atomic_write(found.path / "predictions.csv", methodcaller("write", predictions))
+        write_json(found.path / "result.json", found.result)

@@ -1,22 +1,24 @@
 """Published and measured results, each from files in the repository's `data/results/`.
 
 `published.csv` holds a row per network and training scheme, accuracies in percent. Of every finished cross-validation
-`save_record` writes two files: `<name>.json`, its settings and results, and `<name>.csv.gz`, every run's probabilities
-for every test clip, from which all results can be computed again. So no number in a table is typed in by hand.
+`save_record` writes `<name>.json`, its settings and results, and two tables, whose names end in the beginning of their
+SHA-256: `<name>-predictions-<hash>.csv.gz`, every run's probabilities for every test clip, from which all results can
+be computed again, and `<name>-history-<hash>.csv.gz`, every run's learning curve. So no number is typed in by hand.
 """
 
 import gzip
 import hashlib
 import json
 from io import BytesIO
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from esc_lib.data.datasets import get_dataset
-from esc_lib.evaluation.cross_validation import CrossValidation, run_name
-from esc_lib.files import atomic_write, read_json, write_json
+from esc_lib.evaluation.cross_validation import HISTORY_COLUMNS, CrossValidation, run_name
+from esc_lib.files import atomic_write, read_json, remove_parts, write_json
 from esc_lib.paths import RESULTS
 from esc_lib.training.config import TrainConfig
 from esc_lib.training.recipes import recipe
@@ -61,7 +63,7 @@ def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> P
         results_dir: where to, if not into the repository's `data/results/`.
 
     Returns:
-        the JSON file.
+        the JSON file; an older record stays readable until it is replaced.
 
     Raises:
         ValueError: there is a record of the same settings already, of other recordings or with runs that this lacks.
@@ -72,9 +74,14 @@ def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> P
     name = found.path.name.removeprefix("cv-")
     _check_no_run_is_lost(folder / f"{name}.json", found)
     # Significant digits: a confident mistake gives the true class a millionth, and that counts.
-    table = found.predictions.to_csv(index=False, float_format="%.4g", lineterminator="\n").encode()
-    packed = gzip.compress(table, mtime=0)  # without a time stamp: the same table is the same file
-    atomic_write(folder / f"{name}.csv.gz", lambda file: file.write(packed))
+    tables = {
+        "predictions": found.predictions.to_csv(index=False, float_format="%.4g", lineterminator="\n").encode(),
+        "history": found.history.to_csv(index=False, float_format="%.4g", lineterminator="\n").encode(),
+    }
+    hashes = {kind: hashlib.sha256(table).hexdigest() for kind, table in tables.items()}
+    for kind, table in tables.items():
+        packed = gzip.compress(table, mtime=0)  # without a time stamp: the same table is the same file
+        atomic_write(_table_file(folder / f"{name}.json", kind, hashes[kind]), methodcaller("write", packed))
     jobs = found.runs[["fold", "seed"]].to_numpy().tolist()
     runs = [load_run(found.path / run_name(fold, seed)) for fold, seed in jobs]
     config = found.config.to_dict()
@@ -85,11 +92,30 @@ def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> P
         "data": found.data,
         "runs": json.loads(found.runs.round({"accuracy": 6, "best": 6, "minutes": 2}).to_json(orient="records")),
         "trained_on": {run.path.name: list(run.config.train_folds) for run in runs},
-        "predictions": {"clips": len(found.predictions), "sha256": hashlib.sha256(table).hexdigest()},
+        "predictions": {"clips": len(found.predictions), "sha256": hashes["predictions"]},
+        "history": {"epochs": len(found.history), "sha256": hashes["history"]},
         "sessions": [{"run": run.path.name, **session} for run in runs for session in run.sessions],
     }
-    write_json(folder / f"{name}.json", record)
+    write_json(folder / f"{name}.json", record)  # from now on the new tables count, and until now the old ones
+    current = {_table_file(folder / f"{name}.json", kind, digest) for kind, digest in hashes.items()}
+    for old in {folder / f"{name}.csv.gz", *folder.glob(f"{name}-*-*.csv.gz")} - current:
+        old.unlink(missing_ok=True)
+    remove_parts(folder, f"{name}.json", *(file.name for file in current))
     return folder / f"{name}.json"
+
+
+def _table_file(record: Path, kind: str, sha256: str) -> Path:
+    return record.with_name(f"{record.stem}-{kind}-{sha256[:8]}.csv.gz")
+
+
+def _read_table(record: Path, kind: str, sha256: str) -> pd.DataFrame:
+    path = _table_file(record, kind, sha256)
+    if kind == "predictions" and not path.is_file():
+        path = record.with_suffix(".csv.gz")  # its older name
+    table = gzip.decompress(path.read_bytes())
+    if hashlib.sha256(table).hexdigest() != sha256:
+        raise ValueError(f"{path} is not what {record.name} was written with: restore both")
+    return pd.read_csv(BytesIO(table))
 
 
 def load_record(name: str) -> CrossValidation:
@@ -104,15 +130,16 @@ def load_record(name: str) -> CrossValidation:
         known = ", ".join(sorted(file.stem for file in RESULTS.glob("*.json")))
         raise FileNotFoundError(f"{path} is not there: records are {known}")
     record = read_json(path, dict)
-    table = gzip.decompress(path.with_suffix(".csv.gz").read_bytes())
-    if hashlib.sha256(table).hexdigest() != record["predictions"]["sha256"]:
-        raise ValueError(f"{path.with_suffix('.csv.gz')} is not what {path.name} was written with: restore both")
     runs = pd.DataFrame(record["runs"]).astype({"best": float, "temperature": float})
     config = record["config"]
     if record["selection"] == VALIDATED and "validation_folds" not in config:  # they were the evaluation folds once
         config |= {"validation_folds": config["eval_folds"], "eval_folds": [int(runs["fold"][0])]}
-    predictions = pd.read_csv(BytesIO(table)).rename(columns={"source": "recording"})  # its older name
-    return CrossValidation(path, TrainConfig.from_dict(config), record["data"], runs, predictions)
+    predictions = _read_table(path, "predictions", record["predictions"]["sha256"])
+    predictions = predictions.rename(columns={"source": "recording"})  # its older name
+    history = pd.DataFrame(columns=list(HISTORY_COLUMNS), dtype=float)
+    if "history" in record:
+        history = _read_table(path, "history", record["history"]["sha256"])
+    return CrossValidation(path, TrainConfig.from_dict(config), record["data"], runs, predictions, history)
 
 
 def training_name(config: TrainConfig) -> str:

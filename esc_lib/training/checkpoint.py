@@ -4,17 +4,20 @@ The file is written, whole or not at all, at every test of the network but the l
 so the checkpoints of an unfinished run are never ahead of its state.
 """
 
+import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from filelock import FileLock, Timeout
-from torch import nn
+from filelock import Timeout
+from torch import Tensor, nn
 
-from esc_lib.files import atomic_write, load_tensors, serialize
-from esc_lib.training.runs import Run
+from esc_lib.files import atomic_write, file_lock, load_tensors, remove_parts, serialize
+from esc_lib.models.blocks import Network
+from esc_lib.training.runs import Run, check_weights
 
 
 class RunLockedError(RuntimeError):
@@ -25,22 +28,25 @@ class RunLockedError(RuntimeError):
 def run_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps every other process from training in a run directory, until the block ends or this process dies.
 
+    What a killed process left half-written there is removed.
+
     Raises:
         RunLockedError: another process holds it, and is not waited for (`wait`); the message names its process id.
+        WriteError: the lock file cannot be made.
     """
-    lock, owner = FileLock(path / ".lock"), path / ".pid"
-    try:
-        lock.acquire(timeout=-1 if wait else 0, poll_interval=1)  # the system releases the lock of a dead process
-    except Timeout as error:
-        pid = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
-        message = f"{path} is being trained in by process {pid}: wait for it, or choose another run_dir"
-        raise RunLockedError(message) from error
-    try:
-        owner.write_text(str(os.getpid()), encoding="utf-8")
+    owner = path / ".pid"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(path / ".lock", wait=wait))
+        except Timeout as error:
+            pid = owner.read_text(encoding="utf-8", errors="replace")[:20] if owner.is_file() else "unknown"
+            message = f"{path} is being trained in by process {pid}: wait for it, or choose another run_dir"
+            raise RunLockedError(message) from error
+        for folder in (path, *(child for child in path.glob("epoch-*") if child.is_dir())):
+            remove_parts(folder)
+        stack.callback(owner.unlink, missing_ok=True)
+        atomic_write(owner, lambda file: file.write(str(os.getpid()).encode()))
         yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
 
 
 def state_file(run: Run) -> Path:
@@ -90,8 +96,13 @@ def load_state(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, gen
         return 0
     try:
         state = load_tensors(file)
+        done = _check_state(state, run)
         model.load_state_dict(state["model"])
+        fresh = _settings(optimizer)
         optimizer.load_state_dict(state["optimizer"])
+        if _settings(optimizer) != fresh:
+            raise ValueError("its optimiser has other settings")
+        _check_memory(optimizer, model, run)
         generator.set_state(state["generator"])
         torch.set_rng_state(state["random"])
         if torch.cuda.is_available() and state["random_of_gpus"]:
@@ -99,4 +110,39 @@ def load_state(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, gen
     except Exception as error:  # the unpickler trips over a damaged file in many ways
         raise ValueError(f"{file} cannot be resumed from ({error}): delete {run.path} and train again") from error
     run.history = state["history"]
-    return state["epoch"]
+    # A process that was stopped just before it had finished left its last checkpoint.
+    run.checkpoints = {name: entry for name, entry in run.checkpoints.items() if entry["epoch"] <= done}
+    return done
+
+
+def _check_state(state: dict[str, Any], run: Run) -> int:
+    """The epoch that a state was written after, if all of it is what this run would have written then."""
+    done, last = state["epoch"], run.config.epochs
+    if type(done) is not int or not 1 <= done < last or done % run.config.eval_every:
+        raise ValueError(f"its epoch is {done!r}, in a training of {last}")
+    check_weights(state["model"])
+    tested = list(range(run.config.eval_every, done + 1, run.config.eval_every)) if run.config.monitored_folds else []
+    every = list(range(1, done + 1))
+    expected = {"loss": every, "acc": every, "lr": every, "eval_loss": tested, "eval_acc": tested}
+    found = {key: list(values) for key, values in state["history"].items()}
+    if found != expected or not all(math.isfinite(v) for values in state["history"].values() for v in values.values()):
+        raise ValueError(f"its history is not that of {done} epochs")
+    return done
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's settings but for the learning rate, which every step sets."""
+    (group,) = optimizer.param_groups
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}
+
+
+def _check_memory(optimizer: torch.optim.Optimizer, model: nn.Module, run: Run) -> None:
+    """Raises ValueError unless the optimiser has finite memories of every parameter that it has trained."""
+    never_trained = cast(Network, model).FRONT_END if run.config.freeze_epoch == 1 else ()
+    forgets = run.config.optimizer == "sgd" and run.config.momentum == 0
+    for name, parameter in model.named_parameters():
+        memories = [value for value in optimizer.state[parameter].values() if isinstance(value, Tensor)]
+        if not memories and not forgets and not name.startswith(tuple(f"{part}." for part in never_trained)):
+            raise ValueError(f"its optimiser has forgotten {name}")
+        if any(value.shape not in ((), parameter.shape) or not value.isfinite().all() for value in memories):
+            raise ValueError(f"its optimiser's memory of {name} is not of its shape, or not finite")

@@ -3,12 +3,13 @@
     <save_dir>/<run>/
         config.json            the settings (`TrainConfig`)
         history.json           {"loss": {"1": value, ...}}; so too "acc" and "lr", and "eval_loss", "eval_acc" of tests
-        checkpoints.json       {name: {"name", "epoch", "eval_acc"}}, best on the evaluation folds first
+        checkpoints.json       {name: {"name", "epoch", "eval_acc", "sha256"}}, best on the evaluation folds first;
+                               older runs have no hash of the file
         temperatures.json      {name: {"temperature", "fitted_on", "clips"}}, if probabilities were calibrated
         sessions.json          [{"from_epoch", "to_epoch", "seconds", and the machine's facts}], one for each start;
                                "sittings.json" in older runs
         losses.png, accuracies.png
-        <name>/<name>.model    a checkpoint: the network's state dict
+        <name>/<name>.model    a checkpoint: the network's state dict; the name is "epoch-0001" and so on
         eval/                  what `evaluate` found
         training.state         what an unfinished training resumes from (`esc_lib.training.checkpoint`)
         .lock, .pid            of the process that trains, and its id
@@ -17,7 +18,10 @@ The result of a run is its last epoch, or the "best" on the validation folds if 
 the best on the evaluation folds: chosen by looking at the test clips, its accuracy is too high to report.
 """
 
+import hashlib
 import math
+import re
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -25,12 +29,23 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar, NoReturn
 
+import torch
 from torch import Tensor, nn
 
+from esc_lib.arguments import as_path, check
 from esc_lib.data.datasets import get_dataset
-from esc_lib.files import atomic_write, explain_write_errors, load_tensors, read_json, serialize, write_json
+from esc_lib.data.download import file_hash
+from esc_lib.files import (
+    atomic_write,
+    explain_write_errors,
+    load_tensors,
+    make_folder,
+    read_json,
+    serialize,
+    write_json,
+)
 from esc_lib.models import build_model
 from esc_lib.paths import runs_folder
 from esc_lib.plots import plot_curves
@@ -47,9 +62,10 @@ class Run:
         path: the run directory.
         config: its settings.
         history: `{"loss": {epoch: value}, ...}`, epochs from 1.
-        checkpoints: `{name: {"name", "epoch", "eval_acc"}}`, best first; of equals the older first.
+        checkpoints: `{name: {"name", "epoch", "eval_acc", "sha256"}}`, best first; of equals the older first.
         sessions: one for each start of the training; epochs after the last test before a stop are in none.
         keeps_only_best: whether no epoch was kept but those that did best on the evaluation folds.
+        checkpoint_name: what a checkpoint can be called; nothing else becomes part of a path.
     """
 
     path: Path
@@ -58,11 +74,15 @@ class Run:
     checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)
     keeps_only_best: ClassVar[bool] = False
+    checkpoint_name: ClassVar[re.Pattern[str]] = re.compile(r"epoch-(\d{4}|[1-9]\d{4,8})")
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch was trained, tested and kept."""
-        return any(checkpoint["epoch"] == self.config.epochs for checkpoint in self.checkpoints.values())
+        """Whether the last epoch was trained, tested and kept, and all that is known of the training is there."""
+        last, tested = self.config.epochs, self.history["eval_acc"] if self.config.monitored_folds else {}
+        kept = [name for name, checkpoint in self.checkpoints.items() if checkpoint["epoch"] == last]
+        whole = len(self.history["loss"]) == last and (last in tested or not self.config.monitored_folds)
+        return whole and any(self._file(name).is_file() for name in kept)
 
     @property
     def result_checkpoint(self) -> str:
@@ -70,7 +90,7 @@ class Run:
         return "best" if self.config.validation_folds else "last"
 
     def checkpoint(self, name: str = "result") -> dict[str, Any]:
-        """Name, epoch and accuracy of a checkpoint.
+        """Name, epoch, accuracy and hash of a checkpoint.
 
         Args:
             name: "result" (`result_checkpoint`), "last" (latest epoch), "best" (best on the validation or evaluation
@@ -79,6 +99,7 @@ class Run:
         Raises:
             ValueError: there is none, or none of that name.
         """
+        check("checkpoint", name, str)
         if not self.checkpoints:
             raise ValueError(f"{self.path} holds no checkpoint: the run stopped before its first test; train again")
         if name == "result":
@@ -99,12 +120,17 @@ class Run:
             FileNotFoundError: the checkpoint's file is missing.
             ValueError: no such checkpoint, or its file is damaged, holds more than tensors, or is another network's.
         """
-        file = self._file(self.checkpoint(checkpoint)["name"])
+        entry = self.checkpoint(checkpoint)
+        file = self._file(entry["name"])
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing: copy the whole run directory, or train again")
+        if "sha256" in entry and entry["sha256"] != file_hash(file):
+            raise ValueError(f"{file} is not what was written: copy it again, or train again")
         model = build_model(self.config.architecture, len(get_dataset(self.config.dataset).classes))
         try:
-            self.load_weights(model, load_tensors(file))
+            state = load_tensors(file)
+            check_weights(state)
+            self.load_weights(model, state)
         except Exception as error:  # the unpickler trips over a damaged file in many ways
             raise ValueError(f"{file} is not a checkpoint of {self.config.architecture}: {error}") from error
         return model.eval()
@@ -164,18 +190,30 @@ class Run:
         """
         name = f"epoch-{epoch:04d}"
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        self._file(name).parent.mkdir(exist_ok=True)
-        atomic_write(self._file(name), lambda file: file.write(serialize(state)))
+        digest = hashlib.sha256()
+
+        def write(file: BinaryIO) -> None:
+            content = serialize(state)
+            digest.update(content)
+            file.write(content)
+
+        make_folder(self._file(name).parent)
+        atomic_write(self._file(name), write)
         earlier = [entry for entry in self.checkpoints.values() if entry["epoch"] != epoch]
-        entries = [*earlier, {"name": name, "epoch": epoch, "eval_acc": eval_acc}]
-        tested = eval_acc is not None
-        entries.sort(key=lambda entry: (-entry["eval_acc"], entry["epoch"]) if tested else -entry["epoch"])
+        new = {"name": name, "epoch": epoch, "eval_acc": eval_acc, "sha256": digest.hexdigest()}
+        entries = [*earlier, new]
+        entries.sort(key=_rank)
         kept = [entry for i, entry in enumerate(entries) if i < self.config.keep_n or entry["epoch"] == epoch]
         self.checkpoints = {entry["name"]: entry for entry in kept}
         write_json(self.path / "checkpoints.json", self.checkpoints)
-        for entry in entries:
-            if entry["name"] not in self.checkpoints:
-                shutil.rmtree(self._file(entry["name"]).parent)
+        self.remove_unlisted()
+
+    def remove_unlisted(self) -> None:
+        """Deletes the folders of checkpoints that are not, or not any more, in `checkpoints`."""
+        for folder in self.path.iterdir():
+            if self.checkpoint_name.fullmatch(folder.name) and folder.name not in self.checkpoints:
+                with explain_write_errors(folder):
+                    shutil.rmtree(folder)
 
     def _temperatures(self) -> dict[str, Any]:
         file = self.path / "temperatures.json"
@@ -200,6 +238,7 @@ def make_run_folder(
         run_dir: name of the folder in `save_dir`, or a path; by default a new one of the network, the set and the time.
 
     Raises:
+        ValueError: `run_dir` is the folder of all runs, or one above it.
         WriteError: it cannot be made.
     """
     folder = runs_folder(save_dir)
@@ -210,7 +249,9 @@ def make_run_folder(
             path = Path(tempfile.mkdtemp(prefix=stem, dir=folder))
             path.chmod(0o755)  # mkdtemp's is for its owner alone
         else:
-            path = (folder / Path(run_dir).expanduser()).resolve()
+            path = (folder / as_path("run_dir", run_dir)).resolve()
+            if path == folder or path in folder.parents:
+                raise ValueError(f"run_dir is {str(run_dir)!r}, which is where runs lie and no run: give it a name")
             path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -250,7 +291,7 @@ def load_run(path: str | Path) -> Run:
         FileNotFoundError: not a run directory.
         ValueError: a file of it is damaged, or a setting is unknown.
     """
-    path = Path(path).expanduser().resolve()
+    path = as_path("run", path).resolve()
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is not a run directory: expected a config.json in it")
     settings = read_json(path / "config.json", dict)
@@ -262,27 +303,109 @@ def load_run(path: str | Path) -> Run:
         config = TrainConfig.from_dict(settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path / 'config.json'}: {error}") from error
-    sessions = next((file for name in ("sessions", "sittings") if (file := path / f"{name}.json").is_file()), None)
-    checkpoints = read_json(path / "checkpoints.json", dict)
-    return Run(path, config, read_history(path), checkpoints, read_json(sessions, list) if sessions else [])
+    run = Run(path, config, read_history(path, config.epochs), sessions=_read_sessions(path))
+    run.checkpoints = read_checkpoints(run)
+    return run
 
 
-def read_history(path: Path) -> dict[str, dict[int, float]]:
+def read_history(path: Path, epochs: int) -> dict[str, dict[int, float]]:
     """The history of a run directory; JSON has epochs as text.
 
+    Args:
+        path: the run directory.
+        epochs: the run's last epoch.
+
     Raises:
-        ValueError: it is missing or damaged.
+        ValueError: it is missing or damaged, or holds something else than a number for each of some epochs.
     """
     written = read_json(path / "history.json", dict)
-    return {kind: {int(epoch): value for epoch, value in written.get(kind, {}).items()} for kind in HISTORY_KEYS}
+    history: dict[str, dict[int, float]] = {key: {} for key in HISTORY_KEYS}
+    for key in HISTORY_KEYS:
+        values = written.get(key, {})
+        for epoch, value in values.items() if isinstance(values, dict) else [("", values)]:
+            right = _is_number(value, *((0, 1) if key.endswith("acc") else ()))
+            if not right or not re.fullmatch(r"[1-9]\d{0,8}", epoch) or int(epoch) > epochs:
+                _refuse(path / "history.json", {key: {epoch: value}})
+            history[key][int(epoch)] = value
+    return history
+
+
+def read_checkpoints(run: Run) -> dict[str, dict[str, Any]]:
+    """What the `checkpoints.json` of a run lists.
+
+    Raises:
+        ValueError: it is missing or damaged, or lists something else than checkpoints of this run.
+    """
+    file = run.path / "checkpoints.json"
+    listed = read_json(file, dict)
+    for name, entry in listed.items():
+        right = (
+            run.checkpoint_name.fullmatch(name)
+            and isinstance(entry, dict)
+            and entry.get("name") == name
+            and type(entry.get("epoch")) is int
+            and 1 <= entry["epoch"] <= run.config.epochs
+            and "eval_acc" in entry
+            and (entry["eval_acc"] is None or _is_number(entry["eval_acc"], 0, 1))
+            and isinstance(entry.get("sha256", ""), str)
+        )
+        if not right:
+            _refuse(file, {name: entry})
+    untested = [name for name, entry in listed.items() if entry["eval_acc"] is None]
+    if untested and len(untested) < len(listed):
+        _refuse(file, {name: listed[name] for name in untested})  # all were tested, or none
+    return dict(sorted(listed.items(), key=lambda item: _rank(item[1])))
+
+
+def _rank(checkpoint: dict[str, Any]) -> tuple[float, float]:
+    """What sorts checkpoints: best first, of equals the older; if none was tested, the latest."""
+    tested = checkpoint["eval_acc"] is not None
+    return (-checkpoint["eval_acc"], checkpoint["epoch"]) if tested else (-checkpoint["epoch"], 0)
+
+
+def _read_sessions(path: Path) -> list[dict[str, Any]]:
+    file = next((file for name in ("sessions", "sittings") if (file := path / f"{name}.json").is_file()), None)
+    sessions = read_json(file, list) if file else []
+    for session in sessions:
+        numbers = ("from_epoch", "to_epoch", "seconds")
+        if not isinstance(session, dict) or not all(_is_number(session.get(key), 0) for key in numbers):
+            _refuse(path / "sessions.json", session)
+    return sessions
+
+
+def _is_number(value: object, low: float = -1e300, high: float = 1e300) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _refuse(file: Path, found: object) -> NoReturn:
+    raise ValueError(f"{file} holds {reprlib.repr(found)}, which no training writes: restore it, or train again")
+
+
+def check_weights(state: dict[str, Any]) -> None:
+    """Raises ValueError, naming the tensor, unless a state dict holds what a network can compute with."""
+    for name, value in state.items():
+        plain = isinstance(value, Tensor) and value.layout == torch.strided
+        if not plain or value.nbytes > value.untyped_storage().nbytes():  # repeated values may exceed the memory
+            raise ValueError(f"{name} is no plain tensor")
+        counts = str(name).endswith("num_batches_tracked")
+        if value.dtype != torch.int64 if counts else not value.is_floating_point():
+            raise ValueError(f"{name} is of {value.dtype}")
+        if not value.float().isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite")
+        if (counts or str(name).endswith("running_var")) and value.numel() and value.min() < 0:
+            raise ValueError(f"{name} is negative")
 
 
 def as_run(run: Run | str | Path) -> Run:
-    """A run, opened if it is given as a path."""
+    """A run, opened if it is given as a path.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_run`.
+    """
     return run if isinstance(run, Run) else load_run(run)
 
 
 def list_runs(save_dir: str | Path | None = None) -> list[Path]:
     """The run directories in a folder, newest first."""
-    configs = runs_folder(save_dir).glob("*/config.json")
+    configs = [file for file in runs_folder(save_dir).glob("*/config.json") if file.is_file()]
     return [config.parent for config in sorted(configs, key=lambda file: file.stat().st_mtime, reverse=True)]

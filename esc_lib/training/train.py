@@ -201,10 +201,13 @@ def _test(run: Run, model: nn.Module, epoch: int, clips: Clips) -> None:
 
 
 def _save_checkpoint(run: Run, model: nn.Module, epoch: int) -> None:
-    """Stores a tested epoch. After the last one there is nothing left to resume from."""
-    run.save_checkpoint(model, epoch, run.history["eval_acc"].get(epoch))
+    """Stores a tested epoch. After the last one there is nothing left to resume from.
+
+    The checkpoint comes after all else, because with the last one the run says that it is finished.
+    """
     run.save_history()
     run.save_curves()
+    run.save_checkpoint(model, epoch, run.history["eval_acc"].get(epoch))
     if run.finished:
         state_file(run).unlink(missing_ok=True)
 
@@ -213,6 +216,7 @@ def _resume(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, genera
     """Restores the run's state after its last test, and returns that epoch; 0 for a new run."""
     if run.finished:
         state_file(run).unlink(missing_ok=True)
+        run.remove_unlisted()
         return run.config.epochs
     done = load_state(run, model, optimizer, generator)
     if done and all(checkpoint["epoch"] != done for checkpoint in run.checkpoints.values()):
