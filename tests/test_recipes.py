@@ -4,11 +4,13 @@ import json
 from dataclasses import FrozenInstanceError, fields
 from fractions import Fraction
 
+import pandas as pd
 import pytest
 
 from esc_lib.models import ARCHITECTURES
+from esc_lib.paths import RESULTS
 from esc_lib.training.config import TrainConfig
-from esc_lib.training.recipes import recipe
+from esc_lib.training.recipes import RECIPES, recipe
 
 M_NETS = ["m3", "m5", "m11", "m18", "m34res"]
 DATASETS = ["esc50", "esc10", "urbansound8k"]
@@ -310,3 +312,29 @@ def test_what_a_file_may_lack_and_what_not():
 def test_compile_is_read_as_it_was_written_once(written, compiled):
     values = {**recipe("envnet", "esc10").to_dict(), "compile": written}
     assert TrainConfig.from_dict(values) == recipe("envnet", "esc10", compile=compiled)
+
+
+@pytest.mark.parametrize("network", RECIPES)
+def test_the_fast_recipe_rises_and_falls_once_on_the_networks_own_crops(network):
+    fast, paper = (recipe(network, "esc10", kind=kind) for kind in ("fast", "paper"))
+    assert fast.one_cycle == 0.15 and fast.schedule == () and fast.warmup == 0 and fast.epochs == 100
+    assert fast.between_class and fast.strong_augmentation and fast.batch_size == 64
+    same = ("crop_samples", "sample_rate", "crops", "pad", "trim_silence", "min_peak", "freeze_epoch", "train_folds")
+    assert all(getattr(fast, name) == getattr(paper, name) for name in same)
+    assert recipe(network, "esc10", kind="fast", epochs=30).epochs == 30
+
+
+def test_the_fast_recipes_are_those_that_were_tried_on_validation_folds():
+    tried = pd.read_csv(RESULTS / "tuning.csv")
+    for network, rows in tried.groupby("network"):
+        fast = recipe(network, "esc10", kind="fast")
+        names = ["optimizer", "learning_rate", "weight_decay", "one_cycle", "epochs", "batch_size"]
+        assert any(all(row[name] == getattr(fast, name) for name in names) for _, row in rows.iterrows()), network
+    for row in tried.itertuples():
+        assert str(row.validated_on) not in row.trained_on.split() and len(row.trained_on.split()) == 3
+
+
+def test_another_kind_of_recipe_is_refused():
+    for kind in ("quick", None, []):
+        with pytest.raises(ValueError, match="kind is .*: expected paper or fast"):
+            recipe("m5", "esc10", kind=kind)

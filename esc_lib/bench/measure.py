@@ -119,8 +119,8 @@ def _config(
     architecture: str, dataset: str, batch_size: int | None, device: torch.device, **variant: bool
 ) -> TrainConfig:
     """The paper's settings on any set, without a phase 1 to start from, in the precision that "auto" means."""
-    batch = {} if batch_size is None else {"batch_size": batch_size}
-    config = recipe(architecture, "esc10", **variant, **batch, precision=auto_precision(device), freeze_epoch=0)
+    changes: dict[str, Any] = {**variant} if batch_size is None else {**variant, "batch_size": batch_size}
+    config = recipe(architecture, "esc10", **changes, precision=auto_precision(device), freeze_epoch=0)
     return replace(config, dataset=dataset)
 
 

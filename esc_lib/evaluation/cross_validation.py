@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,9 @@ from esc_lib.training.train import train
 LOCAL_BACKENDS = ("LokyBackend", "MultiprocessingBackend", "SequentialBackend", "ThreadingBackend")
 # Settings younger than the first cross-validations: at their defaults they do not change the name of a folder.
 YOUNGER = {"one_cycle": 0.0, "validation_folds": ()}
+RUN_COLUMNS = [
+    "fold", "seed", "epoch", "correct", "clips", "accuracy", "best", "minutes", "processor_minutes", "temperature",
+]  # fmt: skip
 HISTORY_COLUMNS = ("fold", "seed", "epoch", *HISTORY_KEYS)
 _turn = threading.Lock()
 
@@ -46,7 +50,8 @@ class CrossValidation:
         data: what all results share: dataset, subset, source_sha256.
         runs: a row per run: fold, seed, epoch, correct, clips, accuracy (of the last epoch, or of the one that the
             validation fold chose), best (the highest of all tests on the test fold: too high to report), minutes,
-            temperature (fitted on the validation fold).
+            processor_minutes (of all threads; training and its tests; NaN in records older than it), temperature
+            (fitted on the validation fold).
         predictions: a row per clip and seed: fold, seed, file, recording, true, predicted, and the probability of each
             class.
         history: a row per run and epoch: fold, seed, epoch, loss, acc, lr, and eval_loss, eval_acc where it was tested.
@@ -298,19 +303,19 @@ def _read(path: Path, configs: dict[tuple[int, int], TrainConfig], subset: bool,
         file = _result_file(path, fold, seed)
         run = load_run(file.parents[1])
         result, of_run = _read_result(file)
-        minutes = sum(session["seconds"] for session in run.sessions) / 60
+        spent = [[session.get(key, math.nan) for session in run.sessions] for key in ("seconds", "processor_seconds")]
+        minutes, processor_minutes = (sum(of) / 60 for of in spent)
         best = None if config.validation_folds else max(run.history["eval_acc"].values())
         temperature = run.temperature() if config.validation_folds else None
         data.append({key: result[key] for key in ("dataset", "subset", "source_sha256")})
         of_result = [result[key] for key in ("epoch", "correct", "clips", "acc")]
-        runs.append((fold, seed, *of_result, best, minutes, temperature))
+        runs.append((fold, seed, *of_result, best, minutes, processor_minutes, temperature))
         of_run.insert(0, "seed", seed)
         predictions.append(of_run)
         history = pd.DataFrame(run.history).rename_axis("epoch").reset_index()
         histories.append(history.assign(fold=fold, seed=seed)[list(HISTORY_COLUMNS)])
-    columns = ["fold", "seed", "epoch", "correct", "clips", "accuracy", "best", "minutes", "temperature"]
     first = next(iter(configs.values()))
-    table = pd.DataFrame(runs, columns=columns).astype({"best": float, "temperature": float})
+    table = pd.DataFrame(runs, columns=RUN_COLUMNS).astype({"best": float, "temperature": float})
     if any((of_run["subset"], of_run["source_sha256"]) != (subset, source_sha256) for of_run in data):
         raise ValueError(f"{path} holds runs on other recordings than now: choose another save_dir, or delete it")
     whole = [pd.concat(tables, ignore_index=True) for tables in (predictions, histories)]

@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from esc_lib.arguments import check
+
 
 def wilson_interval(correct: int, clips: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence interval of the accuracy of one run: what it may be on other clips of the same kind.
@@ -21,6 +23,9 @@ def wilson_interval(correct: int, clips: int, *, confidence: float = 0.95) -> tu
     """
     from scipy.stats import binomtest  # late: it takes long to import
 
+    check("clips", clips, int, 1, 10**9)
+    check("correct", correct, int, 0, clips)
+    check("confidence", confidence, float, 0, 1)
     interval = binomtest(correct, clips).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -43,6 +48,8 @@ def bootstrap_interval(
     """
     from scipy.stats import bootstrap
 
+    check("confidence", confidence, float, 0, 1)
+    check("seed", seed, int, 0, 2**63 - 1)
     per_clip = pd.Series(np.asarray(correct, float))
     of = per_clip.groupby(np.arange(len(per_clip)) if recording is None else np.asarray(recording))
     found = bootstrap(

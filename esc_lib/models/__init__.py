@@ -3,6 +3,7 @@
 `build_model` makes one by its name. `cpu.accelerate` computes the same network faster, from outside.
 """
 
+from esc_lib.arguments import check
 from esc_lib.models.acdnet import ACDNet
 from esc_lib.models.blocks import Network
 from esc_lib.models.envnet import EnvNet
@@ -34,6 +35,7 @@ def get_architecture(name: str) -> type[Network]:
     Raises:
         ValueError: no such network; the message lists those there are.
     """
+    check("architecture", name, str)
     known = ARCHITECTURES | READ_ONLY
     if name not in known:
         raise ValueError(f"unknown architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}")
@@ -52,6 +54,5 @@ def build_model(name: str, n_classes: int) -> Network:
     >>> sum(p.numel() for p in build_model("m5", 10).parameters())
     559114
     """
-    if n_classes < 2:
-        raise ValueError(f"n_classes is {n_classes}: a classifier needs at least 2 classes")
+    check("n_classes", n_classes, int, 2, 100_000)
     return get_architecture(name)(n_classes)

@@ -9,6 +9,7 @@ be computed again, and `<name>-history-<hash>.csv.gz`, every run's learning curv
 import gzip
 import hashlib
 import json
+import math
 from io import BytesIO
 from operator import methodcaller
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from esc_lib.data.datasets import get_dataset
-from esc_lib.evaluation.cross_validation import HISTORY_COLUMNS, CrossValidation, run_name
+from esc_lib.evaluation.cross_validation import HISTORY_COLUMNS, RUN_COLUMNS, CrossValidation, run_name
 from esc_lib.files import atomic_write, read_json, remove_parts, write_json
 from esc_lib.paths import RESULTS
 from esc_lib.training.config import TrainConfig
@@ -26,9 +27,10 @@ from esc_lib.training.runs import load_run
 
 LAST_EPOCH, VALIDATED = "the last epoch", "the epoch that did best on the validation fold"
 CODECS = {".ogg": "Ogg Vorbis recordings"}  # the papers' were wav
+ROUNDED = {"accuracy": 6, "best": 6, "minutes": 2, "processor_minutes": 2}
 COLUMNS = [
-    "network", "training", "data set", "tested on", "seeds", "epochs", "accuracy", "std", "95 %", "published",
-    "difference from the recipe", "minutes",
+    "network", "training", "recipe", "data set", "tested on", "seeds", "epochs", "accuracy", "std", "95 %", "published",
+    "difference from the recipe", "processor minutes",
 ]  # fmt: skip
 # Settings that do not change the last epoch's numbers, or have a column of their own.
 NOT_COMPARED = {
@@ -46,12 +48,12 @@ def measured_results(*networks: str) -> pd.DataFrame:
     """This repository's recorded cross-validations of some networks, or of all: a row each.
 
     Accuracies in percent: mean and standard deviation over the runs, 95 % interval over the recordings, and the
-    paper's.
+    paper's. Processor minutes: of all threads, mean over the runs.
     """
     found = [load_record(path.stem) for path in sorted(RESULTS.glob("*.json"))]
     rows = [_row(one) for one in found if not networks or one.config.architecture in networks]
     order = {name: i for i, name in enumerate(published_results()["network"].unique())}
-    rows.sort(key=lambda row: (row[2], order.get(row[0], len(order)), row[1]))
+    rows.sort(key=lambda row: (row[3], order.get(row[0], len(order)), row[2], row[1]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -90,7 +92,7 @@ def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> P
         "config": config,
         "selection": VALIDATED if found.config.validation_folds else LAST_EPOCH,
         "data": found.data,
-        "runs": json.loads(found.runs.round({"accuracy": 6, "best": 6, "minutes": 2}).to_json(orient="records")),
+        "runs": json.loads(found.runs.round(ROUNDED).to_json(orient="records")),
         "trained_on": {run.path.name: list(run.config.train_folds) for run in runs},
         "predictions": {"clips": len(found.predictions), "sha256": hashes["predictions"]},
         "history": {"epochs": len(found.history), "sha256": hashes["history"]},
@@ -130,7 +132,8 @@ def load_record(name: str) -> CrossValidation:
         known = ", ".join(sorted(file.stem for file in RESULTS.glob("*.json")))
         raise FileNotFoundError(f"{path} is not there: records are {known}")
     record = read_json(path, dict)
-    runs = pd.DataFrame(record["runs"]).astype({"best": float, "temperature": float})
+    runs = pd.DataFrame(record["runs"]).reindex(columns=RUN_COLUMNS)
+    runs = runs.astype({"best": float, "temperature": float, "processor_minutes": float})
     config = record["config"]
     if record["selection"] == VALIDATED and "validation_folds" not in config:  # they were the evaluation folds once
         config |= {"validation_folds": config["eval_folds"], "eval_folds": [int(runs["fold"][0])]}
@@ -148,15 +151,21 @@ def training_name(config: TrainConfig) -> str:
     return f"{name}, strong augmentation" if config.strong_augmentation else name
 
 
+def recipe_kind(config: TrainConfig) -> str:
+    """Which of a network's recipes the settings follow: "fast" if the learning rate rises and falls once."""
+    return "fast" if config.one_cycle else "paper"
+
+
 def recipe_diff(found: CrossValidation) -> str:
-    """How a cross-validation differs from its network's published recipe on the whole set, in words."""
+    """How a cross-validation differs from its network's recipe on the whole set, in words."""
     config = found.config
     scheme = {name: True for name in ("between_class", "strong_augmentation") if getattr(config, name)}
-    own, paper = config.to_dict(), recipe(config.architecture, config.dataset, **scheme).to_dict()
-    parts = [f"{config.epochs} epochs, not {paper['epochs']}"] if config.epochs != paper["epochs"] else []
+    own = config.to_dict()
+    expected = recipe(config.architecture, config.dataset, kind=recipe_kind(config), **scheme).to_dict()
+    parts = [f"{config.epochs} epochs, not {expected['epochs']}"] if config.epochs != expected["epochs"] else []
     parts += [f"phase 1 is {config.start_from}"] if config.start_from else []
     parts += [
-        f"{key} {own[key]}, not {paper[key]}" for key in own if key not in NOT_COMPARED and own[key] != paper[key]
+        f"{key} {own[key]}, not {expected[key]}" for key in own if key not in NOT_COMPARED and own[key] != expected[key]
     ]
     used = {*config.train_folds, *config.eval_folds, *config.validation_folds}
     if used != set(get_dataset(config.dataset).folds):
@@ -171,11 +180,13 @@ def recipe_diff(found: CrossValidation) -> str:
 
 def _row(found: CrossValidation) -> tuple[Any, ...]:
     config, summary, name = found.config, found.summary(), training_name(found.config)
+    minutes = found.runs["processor_minutes"].mean()
     paper = published_results(config.architecture).query("training == @name", local_dict={"name": name})
     of_set = paper[config.dataset].dropna() if config.dataset in paper else paper.iloc[:0, 0]
     return (
         config.architecture,
         name,
+        recipe_kind(config),
         config.dataset,
         _listed(sorted(found.runs["fold"].unique())),
         found.runs["seed"].nunique(),
@@ -185,7 +196,7 @@ def _row(found: CrossValidation) -> tuple[Any, ...]:
         f"{100 * summary['95 % from']:.1f} to {100 * summary['95 % to']:.1f}",
         f"{of_set.iloc[0]:.1f}" if len(of_set) else "",
         recipe_diff(found),
-        round(found.runs["minutes"].sum()),
+        f"{minutes:.1f}" if math.isfinite(minutes) else "",
     )
 
 

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from esc_lib.arguments import check
 from esc_lib.data.clips import FULL_SCALE, Clips
 
 
@@ -29,6 +30,7 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int, *, scale: Tenso
     Shape:
         index, start: `(batch,)` int64; scale: `(batch,)` float64 -> `(batch, 1, length)` float32
     """
+    check("length", length, int, 1, 10**9)
     time = torch.arange(length, device=start.device)  # (T,)
     first = clips.offsets[index, None]  # (B, 1)
     last = first + clips.frames[index, None] - 1
@@ -125,6 +127,7 @@ def even_starts(frames: Tensor, length: int, n_crops: int, *, pad: bool = True) 
     Shape:
         frames: `(batch,)` -> `(batch, n_crops)` int64
     """
+    check("n_crops", n_crops, int, 1, 10**9)
     margin, room = _margin_and_room(frames, length, pad)
     if n_crops == 1:
         return room[:, None] // 2 - margin

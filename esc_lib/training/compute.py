@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from esc_lib.arguments import check
 from esc_lib.models.cpu import accelerate
 from esc_lib.paths import REPOSITORY
 
@@ -32,9 +33,10 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         ValueError: no such device here.
     """
+    check("device", name, str)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not isinstance(name, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f"device {name!r} is not known here: use auto, cpu, cuda or cuda:1")
     device, n = torch.device(name), torch.cuda.device_count()
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= n):

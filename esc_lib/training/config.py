@@ -7,7 +7,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import combinations
 from typing import Any
 
-from esc_lib.data.datasets import get_dataset, prepared_folder
+from esc_lib.arguments import check
+from esc_lib.data.datasets import check_folds, prepared_folder
 from esc_lib.models import get_architecture
 from esc_lib.models.blocks import lengths_text
 from esc_lib.training.compute import PRECISIONS
@@ -161,16 +162,15 @@ def _check(config: TrainConfig) -> None:
     prepared_folder(config.dataset, config.sample_rate)
     _check_folds(config)
     for name in ("crop_samples", "epochs", "batch_size", "crops", "eval_every", "keep_n"):
-        _check_number(config, name, int, 1, 10**9)
+        check(name, getattr(config, name), int, 1, 10**9)
     for name, most in (("seed", 2**63 - 1), ("warmup", 10**9), ("freeze_epoch", 10**9)):
-        _check_number(config, name, int, 0, most)
+        check(name, getattr(config, name), int, 0, most)
     for name in ("momentum", "weight_decay", "lr_gamma", "min_peak"):
-        _check_number(config, name, (int, float), 0, 1)
+        check(name, getattr(config, name), float, 0, 1)
     for name, high in (("learning_rate", 100), ("one_cycle", 0.99)):
-        _check_number(config, name, (int, float), 0, high)
+        check(name, getattr(config, name), float, 0, high)
     for name in ("nesterov", "between_class", "strong_augmentation", "trim_silence", "pad", "compile"):
-        if not isinstance(getattr(config, name), bool):
-            raise ValueError(f"{name} is {getattr(config, name)!r}: expected true or false")
+        check(name, getattr(config, name), bool)
     if config.crop_samples not in network.LENGTHS:
         raise ValueError(
             f"crop_samples is {config.crop_samples}: {config.architecture} takes {lengths_text(network.LENGTHS)}"
@@ -190,24 +190,9 @@ def _check(config: TrainConfig) -> None:
 
 
 def _check_folds(config: TrainConfig) -> None:
-    folds = get_dataset(config.dataset).folds
     for name in FOLD_SETTINGS:
-        chosen = getattr(config, name)
-        wrong = [fold for fold in chosen if type(fold) is not int or fold not in folds or chosen.count(fold) > 1]
-        if wrong or (name == "train_folds" and not chosen):
-            raise ValueError(
-                f"{name} is {list(chosen)}: expected at least one of {config.dataset}'s folds {list(folds)}, each once"
-            )
+        check_folds(name, getattr(config, name), config.dataset, may_be_empty=name != "train_folds")
     for one, other in combinations(FOLD_SETTINGS, 2):
         both = sorted(set(getattr(config, one)) & set(getattr(config, other)))
         if both:
             raise ValueError(f"fold(s) {both} are in {one} and in {other}: each fold has one purpose")
-
-
-def _check_number(config: TrainConfig, name: str, kind: type | tuple[type, ...], low: float, high: float) -> None:
-    value: Any = getattr(config, name)
-    is_number = isinstance(value, kind) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
-        what = "a whole number" if kind is int else "a number"
-        hint = " (in YAML write 1.0e-3, not 1e-3)" if isinstance(value, str) else ""
-        raise ValueError(f"{name} is {value!r}: expected {what} from {low} to {high}{hint}")

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from esc_lib.arguments import check
 from esc_lib.data.clips import Clips
 from esc_lib.training.augment import cut, even_starts
 from esc_lib.training.compute import precision_context
@@ -48,6 +49,7 @@ def class_probabilities(
     Shape:
         `(clips, n_classes)` float32, rows sum to 1, on the CPU
     """
+    check("min_peak", min_peak, float, 0, 1)
     start = even_starts(clips.frames, crop_samples, n_crops, pad=pad)  # (clips, crops)
     audible = audible_crops(clips, start, crop_samples, min_peak)
     index = audible.nonzero()[:, 0]

@@ -6,8 +6,8 @@
         checkpoints.json       {name: {"name", "epoch", "eval_acc", "sha256"}}, best on the evaluation folds first;
                                older runs have no hash of the file
         temperatures.json      {name: {"temperature", "fitted_on", "clips"}}, if probabilities were calibrated
-        sessions.json          [{"from_epoch", "to_epoch", "seconds", and the machine's facts}], one for each start;
-                               "sittings.json" in older runs
+        sessions.json          [{"from_epoch", "to_epoch", "seconds", "processor_seconds" (of all threads), and the
+                               machine's facts}], one for each start; "sittings.json" in older runs
         losses.png, accuracies.png
         <name>/<name>.model    a checkpoint: the network's state dict; the name is "epoch-0001" and so on
         eval/                  what `evaluate` found

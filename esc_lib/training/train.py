@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from esc_lib.arguments import as_path, check
 from esc_lib.data.clips import Clips
 from esc_lib.models import build_model
 from esc_lib.models.wavemsnet import WaveMsNetLogMel
@@ -75,6 +76,8 @@ def train(
     """
     import matplotlib.figure  # noqa: F401 # here, because an interrupt while it is imported later would leave it broken
 
+    check("config", config, TrainConfig)
+    check("progress", progress, bool)
     place = pick_device(device)
     if config.precision == "auto":
         config = replace(config, precision=_auto_precision(place, save_dir, run_dir))
@@ -102,7 +105,7 @@ def train(
 
 def _auto_precision(device: torch.device, save_dir: str | Path | None, run_dir: str | Path | None) -> str:
     """What "auto" means: what the run started with, or else what the device has circuits for."""
-    path = runs_folder(save_dir) / Path(run_dir).expanduser() if run_dir is not None else None
+    path = runs_folder(save_dir) / as_path("run_dir", run_dir) if run_dir is not None else None
     if path and (path / "config.json").is_file():
         return load_run(path).config.precision
     return auto_precision(device)
@@ -144,7 +147,8 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
     learner = cast(nn.Module, torch.compile(model)) if config.compile else model  # the same parameters
     steps = math.ceil(len(train_clips) / config.batch_size)
     done = _resume(run, model, optimizer, generator)
-    begin, machine = time.perf_counter(), hardware(train_clips.samples.device)
+    begin, begin_processor = time.perf_counter(), time.process_time()
+    machine = hardware(train_clips.samples.device)
     with tqdm(
         total=config.epochs * steps, initial=done * steps, desc=run.path.name, unit="step", disable=not progress
     ) as bar:
@@ -158,8 +162,11 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
             if epoch % config.eval_every == 0 or epoch == config.epochs:
                 if len(eval_clips):
                     _test(run, model, epoch, eval_clips)
-                seconds = round(time.perf_counter() - begin, 1)
-                run.save_session({"from_epoch": done + 1, "to_epoch": epoch, "seconds": seconds, **machine})
+                spent = {
+                    "seconds": round(time.perf_counter() - begin, 1),
+                    "processor_seconds": round(time.process_time() - begin_processor, 1),
+                }
+                run.save_session({"from_epoch": done + 1, "to_epoch": epoch, **spent, **machine})
                 if epoch < config.epochs:
                     save_state(run, model, optimizer, generator, epoch)
                 _save_checkpoint(run, model, epoch)
