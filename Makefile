@@ -5,7 +5,6 @@ BIN := .venv/bin
 .PHONY: train check test lab bench results notebooks
 
 train: .venv/installed
-	mkdir -p runs
 	$(BIN)/papermill --no-progress-bar --stdout-file - --stderr-file - notebooks/03_train_envnet.ipynb runs/03_train_envnet.ipynb
 
 check: .venv/installed

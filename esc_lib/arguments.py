@@ -5,7 +5,10 @@ import os
 import reprlib
 from pathlib import Path
 
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "names and values"}
+WORDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list",
+    dict: "names and values",
+}  # fmt: skip
 
 
 def check(name: str, value: object, kind: type, low: float | None = None, high: float | None = None) -> None:

@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from esc_lib.arguments import check
+from esc_lib.notebooks import printable
+
 if TYPE_CHECKING:
     from IPython.display import Audio
     from matplotlib.axes import Axes
@@ -24,10 +27,29 @@ def _figure(size: tuple[float, float], **settings: Any) -> "Figure":
     return Figure(figsize=size, layout="constrained", **settings)
 
 
+def literal(text: object) -> str:
+    r"""Text from data for a title or label: matplotlib draws it as it is, in one line, where `$` starts no formula."""
+    return printable(text).replace("$", r"\$")
+
+
+def _check_table(name: str, table: pd.DataFrame, *columns: str) -> None:
+    """Raises ValueError unless a table has rows, columns, and among them these."""
+    check(name, table, pd.DataFrame)
+    missing = [column for column in columns if column not in table]
+    if table.empty or missing:
+        lacks = f"no column {', '.join(missing)}" if missing else "no rows or no columns"
+        raise ValueError(f"{name} is a table with {lacks}: pass one that has them")
+
+
 def plot_curves(history: dict[str, dict[int, float]], kind: str) -> "Figure":
     """Learning curve of a run's "loss" or "acc" (`kind`): on the training clips as shown, and on held-out folds."""
     from matplotlib.ticker import MaxNLocator
 
+    if kind not in ("loss", "acc"):
+        raise ValueError(f"kind is {kind!r}: expected 'loss' or 'acc'")
+    check("history", history, dict)
+    if missing := {kind, f"eval_{kind}"} - set(history):
+        raise ValueError(f"history has no {', '.join(sorted(missing))}: pass the history of a run")
     figure = _figure((6, 3.5))
     axes = figure.subplots()
     for key, label, style in ((kind, "training", ".-"), (f"eval_{kind}", "evaluation", "o-")):
@@ -45,11 +67,15 @@ def plot_confusion(confusion: pd.DataFrame, title: str = "") -> "Figure":
     """Confusion matrix as a heat map: number of clips, rows true, columns predicted."""
     import seaborn as sns
 
+    _check_table("confusion", confusion)
+    if confusion.to_numpy().dtype.kind not in "iu":
+        raise ValueError("confusion holds other values than numbers of clips: expected whole numbers")
+    confusion = confusion.rename(index=literal, columns=literal)
     size = 2.5 + 0.4 * len(confusion)
     figure = _figure((size + 1, size))
     axes = figure.subplots()
     sns.heatmap(confusion, annot=len(confusion) <= 10, fmt="d", cmap="Blues", cbar=False, square=True, ax=axes)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true", title=literal(title))
     return figure
 
 
@@ -58,24 +84,26 @@ def plot_reliability(table: pd.DataFrame, title: str = "") -> "Figure":
 
     A calibrated network lies on the diagonal; the larger a point, the more clips.
     """
+    _check_table("table", table, "confidence", "accuracy", "clips")
     figure = _figure((4, 4))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "--", color="gray", linewidth=1)
     axes.plot(table["confidence"], table["accuracy"], linewidth=1)
     axes.scatter(table["confidence"], table["accuracy"], 400 * table["clips"] / table["clips"].sum())
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=title)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=literal(title))
     return figure
 
 
 def plot_windows(windows: pd.DataFrame, title: str = "") -> "Figure":
     """Probability of each class over time: `windows` from `esc_lib.predict`."""
+    _check_table("windows", windows)
     figure = _figure((7, 0.8 + 0.25 * windows.shape[1]), dpi=72)
     axes = figure.subplots()
     rows = np.arange(windows.shape[1]) + 0.5
     image = axes.pcolormesh(windows.index, rows, windows.T, vmin=0, vmax=1, cmap="viridis", shading="nearest")
-    axes.set_yticks(rows, windows.columns)
+    axes.set_yticks(rows, [literal(name) for name in windows.columns])
     axes.invert_yaxis()
-    axes.set(xlabel="seconds", title=title)
+    axes.set(xlabel="seconds", title=literal(title))
     figure.colorbar(image, ax=axes, label="probability")
     return figure
 
@@ -88,10 +116,10 @@ def plot_waveforms(waveforms: dict[str, Waveform], sample_rate: int, columns: in
         sample_rate: Hz.
         columns: small figures side by side.
     """
-    figure, grid = _small_figures(len(waveforms), columns)
+    figure, grid = _small_figures(waveforms, sample_rate, columns)
     for axes, (name, waveform) in zip(grid, waveforms.items(), strict=False):
         axes.plot(np.arange(len(waveform)) / sample_rate, waveform, linewidth=0.4)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(literal(name), fontsize=9)
     return figure
 
 
@@ -101,19 +129,25 @@ def plot_spectrograms(waveforms: dict[str, Waveform], sample_rate: int, columns:
     Args:
         waveforms, sample_rate, columns: as for `plot_waveforms`.
     """
-    figure, grid = _small_figures(len(waveforms), columns)
+    figure, grid = _small_figures(waveforms, sample_rate, columns)
     for axes, (name, waveform) in zip(grid, waveforms.items(), strict=False):
-        # A faint noise floor keeps the logarithm of digital silence finite.
-        noise = np.random.default_rng(0).normal(0, 1e-6, len(waveform))
-        levels, _, _, image = axes.specgram(np.asarray(waveform) + noise, NFFT=512, Fs=sample_rate, noverlap=256)
+        # A faint noise floor keeps the logarithm of digital silence finite, and fills sounds shorter than a segment.
+        sound = np.random.default_rng(0).normal(0, 1e-6, max(len(waveform), 513))
+        sound[: len(waveform)] += waveform
+        levels, _, _, image = axes.specgram(sound, NFFT=512, Fs=sample_rate, noverlap=256)
         top = 10 * np.log10(levels.max())
         image.set(cmap="magma", clim=(top - 80, top))
-        axes.set_title(name, fontsize=9)
+        axes.set_title(literal(name), fontsize=9)
     return figure
 
 
-def _small_figures(n: int, columns: int) -> "tuple[Figure, list[Axes]]":
-    """A figure with `n` axes in rows of `columns`; the last row says that time is in seconds."""
+def _small_figures(waveforms: dict[str, Waveform], sample_rate: int, columns: int) -> "tuple[Figure, list[Axes]]":
+    """A figure with axes for each waveform, in rows of `columns`; the last row says that time is in seconds."""
+    check("waveforms", waveforms, dict)
+    check("columns", columns, int, 1, 100)
+    check("number of waveforms", n := len(waveforms), int, 1, 1000)
+    for name, waveform in waveforms.items():
+        _check_sound(f"waveforms[{name!r}]", waveform, sample_rate)
     rows = -(-n // columns)
     # A coarse grid of dots: noise does not compress, and notebooks are committed with their figures.
     figure = _figure((max(4.5, 2.6 * columns), 1.6 * rows), dpi=72)
@@ -127,6 +161,13 @@ def _small_figures(n: int, columns: int) -> "tuple[Figure, list[Axes]]":
     return figure, grid
 
 
+def _check_sound(name: str, waveform: Waveform, sample_rate: int) -> None:
+    """Raises ValueError unless a waveform is one channel with samples, and its rate one that a sound file can state."""
+    check("sample_rate", sample_rate, int, 1, 2**31 - 1)
+    if np.ndim(waveform) != 1 or len(waveform) == 0:
+        raise ValueError(f"{name} has the shape {np.shape(waveform)}: expected one channel, with samples")
+
+
 def player(waveform: Waveform, sample_rate: int, seconds: float = 1.5) -> "Audio":
     """A player for the loudest `seconds` of a waveform; short, because the sound is stored in the notebook.
 
@@ -137,7 +178,9 @@ def player(waveform: Waveform, sample_rate: int, seconds: float = 1.5) -> "Audio
     """
     from IPython.display import Audio
 
-    length = min(len(waveform), int(seconds * sample_rate))
+    _check_sound("waveform", waveform, sample_rate)
+    check("seconds", seconds, float, 0.01, 3600)
+    length = min(len(waveform), max(1, int(seconds * sample_rate)))
     waveform = np.asarray(waveform)
     energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=float))])
     start = int(np.argmax(energy[length:] - energy[: len(energy) - length]))

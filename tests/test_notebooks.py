@@ -1,15 +1,27 @@
 """The notebooks as files: executed, small, typed, free of machine paths, and in step with the YAML beside them."""
 
+import ast
 import re
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
+import IPython
 import nbformat
+import papermill
 import pytest
+import soundfile
 import yaml
 from papermill import inspect_notebook
+from papermill.parameterize import parameterize_notebook
 
 from esc_lib import recipe
+from esc_lib.arguments import check
+from esc_lib.notebooks import check_parameters
+from esc_lib.training import list_runs
 
+ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # Every notebook that trains, with each network that it trains.
@@ -109,6 +121,14 @@ def test_parameters_are_typed_and_explained(path):
         assert isinstance(literal, TYPES[parameter["inferred_type_name"]]), parameter
 
 
+def test_what_papermill_passed_is_checked_before_anything_is_done_with_it(notebook):
+    parameters, first = code_cells(notebook)[:2]
+    assert parameters.metadata.tags == ["parameters"]
+    statements = ast.parse(first.source.removeprefix("%matplotlib inline\n")).body
+    done = [ast.unparse(of) for of in statements if not isinstance(of, ast.Import | ast.ImportFrom)]
+    assert done[0] == "check_parameters()"
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_yaml_fits_its_notebook(path):
     notebook = next(n for n in NOTEBOOKS if path.stem.startswith(n.stem))
@@ -187,3 +207,130 @@ def test_training_notebooks_have_every_setting(name):
         "device",
     }
     assert expected <= set(inspect_notebook(str(FOLDER / f"{name}.ipynb")))
+
+
+# --- what papermill passes, and parameters that only a lesson can check ---
+
+PARAMETERS = """\
+dataset: str = "synthetic"  # a set
+folds: list = []  # some folds
+schedule: list = [0.5]  # some shares
+epochs: int = 2  # passes
+learning_rate: float = 0.1  # step
+subset: bool = False  # fewer clips
+"""
+
+
+def parameterized(passed):
+    """A notebook with the parameters above, and papermill's own cell with what was passed."""
+    metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "3"}, "papermill": {}}
+    cell = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata=metadata)
+    return parameterize_notebook(notebook, passed) if passed else notebook
+
+
+def execute_here(monkeypatch, *cells):
+    """Executes cells as a kernel would, which keeps their source."""
+    shell = SimpleNamespace(user_ns={}, history_manager=SimpleNamespace(input_hist_parsed=["", *cells]))
+    for cell in cells:
+        with suppress(SyntaxError):
+            exec(cell, shell.user_ns)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+
+
+WRONG = [
+    ({"epoch": 3}, "no parameter epoch: did you mean epochs?"),
+    ({"zzz": 3}, "no parameter zzz: it has dataset, folds, schedule, epochs, learning_rate, subset"),
+    ({"epochs": 3, "Dataset": "esc10"}, "no parameter Dataset: did you mean dataset?"),
+    ({"schedule[0]": 3}, "no parameter schedule[0]: did you mean schedule?"),
+    ({"folds": "[1, 2]"}, 'list; pass it as -y "folds: [1, 2]"'),
+    ({"folds": 1}, 'list; pass it as -y "folds: [1]"'),
+    ({"folds": '["a"]'}, """list; pass it as -y "folds: ['a']\""""),
+    ({"subset": "true"}, "subset is 'true': expected true or false; pass it as -p subset True"),
+    ({"subset": 1}, "subset is 1: expected true or false"),
+    ({"epochs": True}, "epochs is True: expected a whole number"),
+    ({"epochs": 3.0}, "epochs is 3.0: expected a whole number"),
+    ({"epochs": None}, "epochs is None: expected a whole number"),
+    ({"learning_rate": "1e-3"}, "learning_rate is '1e-3': expected a number (in YAML write 1.0e-3"),
+    ({"dataset": 2024}, "dataset is 2024: expected text; pass it as -r dataset 2024"),
+]
+RIGHT = [
+    {},
+    {"dataset": "a 'quoted' \\ $name\n\udcff", "folds": [1, 2], "epochs": 3, "subset": True},
+    {"learning_rate": 1},
+    {"learning_rate": float("nan")},  # the library refuses it
+    {"PAPERMILL_INPUT_PATH": "a.ipynb", "PAPERMILL_OUTPUT_PATH": "b.ipynb"},
+]
+
+
+@pytest.mark.parametrize(("passed", "message"), WRONG, ids=lambda of: str(of) if isinstance(of, dict) else "")
+def test_an_unknown_parameter_or_one_of_another_kind_stops_the_lesson(monkeypatch, passed, message):
+    execute_here(monkeypatch, *sources(parameterized(passed).cells), "later = 1")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_parameters()
+
+
+@pytest.mark.parametrize("passed", RIGHT, ids=str)
+def test_parameters_that_a_lesson_has_pass(monkeypatch, passed):
+    execute_here(monkeypatch, *sources(parameterized(passed).cells))
+    check_parameters()
+
+
+def test_a_lesson_that_papermill_executed_can_be_run_again_by_hand(monkeypatch):
+    parameters, injected = sources(parameterized({"epoch": 3}).cells)
+    execute_here(monkeypatch, parameters, injected, "broken(", "x: int = 1", injected.replace("epoch", "epochs"))
+    check_parameters()  # the cell was corrected and run again
+    execute_here(monkeypatch, parameters, injected, parameters)
+    check_parameters()  # the defaults are back
+    monkeypatch.setattr(IPython, "get_ipython", lambda: None)
+    check_parameters()  # not in a notebook at all
+
+
+@pytest.mark.parametrize(
+    ("passed", "message"),
+    [({"epoch": 3}, "did you mean epochs"), ({"folds": "[1]"}, "folds is"), ({"epochs": 3}, None)],
+    ids=str,
+)
+def test_papermill_itself_stops(tmp_path, passed, message):
+    """In a real kernel; without the rest of the library, whose import takes seconds."""
+    stub = "import sys, types\nsys.modules['esc_lib'] = types.ModuleType('esc_lib')\n"
+    stub += f"sys.modules['esc_lib'].__path__ = [{str(ROOT / 'esc_lib')!r}]\n"
+    notebook = parameterized({})
+    notebook.cells += map(
+        nbformat.v4.new_code_cell,
+        [f"{stub}from esc_lib.notebooks import check_parameters\ncheck_parameters()", "print('epochs:', epochs)"],
+    )
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    if message is None:
+        done = papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", passed, progress_bar=False)
+        assert done.cells[-1].outputs[0].text == "epochs: 3\n"
+    else:
+        with pytest.raises(papermill.PapermillExecutionError, match=message):
+            papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", passed, progress_bar=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "values", "message"),
+    [
+        ("11_use_a_model", "soundfile.info(file)", {"recording": "nosuch.wav"}, "recording nosuch.wav is no file"),
+        ("11_use_a_model", "soundfile.info(file)", {"recording": "."}, r"recording \. is no file"),
+        ("09_evaluate", "list_runs(save_dir", {"save_dir": "nosuch", "run_dir": ""}, "save_dir nosuch holds no runs"),
+        ("02_sounds_and_augmentation", "check(name", {"first_class": 10, "second_class": 0}, "first_class is 10"),
+        ("02_sounds_and_augmentation", "check(name", {"first_class": 0, "second_class": -1}, "second_class is -1"),
+    ],
+)
+def test_a_lesson_names_its_wrong_parameter(name, line, values, message):
+    cells = code_cells(nbformat.read(FOLDER / f"{name}.ipynb", as_version=4))
+    (cell,) = [cell for cell in cells if line in cell.source]
+    given = {"check": check, "list_runs": list_runs, "Path": Path, "soundfile": soundfile, "tempfile": tempfile}
+    rest = cell.source
+    if name.startswith("02"):
+        rest = rest[rest.index("for name") :]
+        given["recorded"] = SimpleNamespace(classes=["class"] * 10)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        exec(rest, given | values)
+
+
+def test_every_clone_has_the_folder_that_executed_notebooks_go_to():
+    assert {"*", "!.gitignore"} <= set((ROOT / "runs" / ".gitignore").read_text(encoding="utf-8").splitlines())
+    assert "runs/" not in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from IPython.display import Audio
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 
 from esc_lib.plots import (
@@ -164,3 +165,89 @@ def test_windows_are_drawn_over_time():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["dog", "rain"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first class is on top"
     assert axes.get_xlim() == pytest.approx((0, 3)) and mesh.get_clim() == (0, 1)
+
+
+# --- names that hold markup, and wrong arguments ---
+
+NAMES = {  # a name, and how it is drawn
+    "$a$": "$a$",
+    "$": "$",
+    "$$": "$$",
+    r"$\frac$": r"$\frac$",
+    r"\$5 \\$ $6": r"\$5 \\$ $6",
+    "_a_ *b* `c`": "_a_ *b* `c`",
+    "<script>|</td>": "<script>|</td>",
+    "two\nlines\r": r"two\nlines\r",
+    "\0\x1b[31m": r"\x00\x1b[31m",
+    "caf\u00e9 \u03a9": "caf\u00e9 \u03a9",
+    "\udcff \u202eright to left": r"\udcff \u202eright to left",
+    "": "",
+}
+SQUARE = pd.DataFrame(np.eye(len(NAMES), dtype=int), index=list(NAMES), columns=list(NAMES))
+BINS = pd.DataFrame({"confidence": [0.5], "accuracy": [0.5], "clips": [1]})
+
+
+@pytest.mark.parametrize(
+    ("plot", "names"),
+    [
+        (lambda: plot_confusion(SQUARE, r"$\title$"), {**NAMES, "title": r"$\title$"}),
+        (lambda: plot_windows(SQUARE.set_axis(range(len(SQUARE))), r"$\title$"), {**NAMES, "title": r"$\title$"}),
+        (lambda: plot_reliability(BINS, r"$\title$"), {"title": r"$\title$"}),
+        (lambda: plot_waveforms({name: tone(100) for name in NAMES}, RATE), NAMES),
+        (lambda: plot_spectrograms({name: tone(100) for name in NAMES}, RATE), NAMES),
+    ],
+    ids=["confusion", "windows", "reliability", "waveforms", "spectrograms"],
+)
+def test_names_are_drawn_as_they_are(monkeypatch, plot, names):
+    drawn, formulas = [], []
+    draw = RendererAgg.draw_text
+
+    def record(self, gc, x, y, text, font, angle, ismath=False, mtext=None):
+        drawn.append(text)
+        formulas.extend([text] if ismath else [])
+        draw(self, gc, x, y, text, font, angle, ismath, mtext)
+
+    monkeypatch.setattr(RendererAgg, "draw_text", record)
+    rendered(plot())
+    assert set(names.values()) - {""} <= set(drawn) and not formulas
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("frames", [1, 300, 512, 513])
+def test_a_sound_shorter_than_a_segment_has_a_spectrogram(frames):
+    rendered(plot_spectrograms({"short": tone(500)[:frames]}, RATE, columns=1))
+
+
+SOUND = {"a": tone(100)}
+EMPTY_TABLE = pd.DataFrame({"dog": []})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plot_curves(HISTORY, "Loss"), "kind is 'Loss': expected 'loss' or 'acc'"),
+        (lambda: plot_curves({"loss": {}}, "loss"), "history has no eval_loss"),
+        (lambda: plot_curves([], "loss"), "history is"),
+        (lambda: plot_confusion(EMPTY_TABLE), "confusion is a table with no rows"),
+        (lambda: plot_confusion(pd.DataFrame([[0.5]])), "confusion holds other values"),
+        (lambda: plot_confusion([[1]]), "confusion is"),
+        (lambda: plot_reliability(pd.DataFrame({"confidence": [1.0]})), "table with no column accuracy, clips"),
+        (lambda: plot_reliability(BINS[:0]), "table with no rows"),
+        (lambda: plot_windows(EMPTY_TABLE), "windows is a table with no rows"),
+        (lambda: plot_waveforms({}, RATE), "number of waveforms is 0"),
+        (lambda: plot_waveforms([tone(100)], RATE), "waveforms is"),
+        (lambda: plot_waveforms({"a": np.zeros(0)}, RATE), r"waveforms\['a'\] has the shape \(0,\)"),
+        (lambda: plot_spectrograms({"a": np.zeros((2, 9))}, RATE), r"has the shape \(2, 9\): expected one channel"),
+        (lambda: plot_spectrograms(SOUND, 0), "sample_rate is 0"),
+        (lambda: plot_waveforms(SOUND, -RATE), "sample_rate is -8000"),
+        (lambda: plot_waveforms(SOUND, RATE, 0), "columns is 0"),
+        (lambda: plot_waveforms(SOUND, RATE, 1.5), "columns is 1.5"),
+        (lambda: player(tone(100), 0), "sample_rate is 0"),
+        (lambda: player(tone(100), RATE, 0), "seconds is 0"),
+        (lambda: player(tone(100), RATE, float("nan")), "seconds is nan"),
+        (lambda: player(np.zeros(0), RATE), "waveform has the shape"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

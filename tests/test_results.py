@@ -1,19 +1,38 @@
 """The tables of the README and the notebooks are those of the records."""
 
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+from nbconvert.filters.markdown import markdown2html
 
-from esc_lib.results.tables import BEGIN, END, TAG, execute_tagged, markdown, with_table
+from esc_lib.models import ARCHITECTURES
+from esc_lib.paths import RESULTS
+from esc_lib.results.records import load_record, overview
+from esc_lib.results.tables import BEGIN, END, TABLES, TAG, execute_tagged, markdown, with_table
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_readme_shows_the_records():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_table(readme) == readme, "call `make results`"
+@pytest.mark.parametrize("page", TABLES)
+def test_a_page_shows_the_records(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert with_table(text, TABLES[page]()) == text, "call `make results`"
+
+
+def test_the_overview_has_a_row_a_network_and_humans_below():
+    table = overview()
+    assert list(table["network"]) == [*ARCHITECTURES, "humans"]
+    assert all(re.fullmatch(r"\d+\.\d( \(not all folds\))?|", accuracy) for accuracy in table["here"])
+    rows = table.set_index("network")
+    assert rows.at["humans", "published"] == "95.7" and rows.at["envnet", "published"] == "88.7 (between-class)"
+    for record in sorted(RESULTS.glob("m18-esc10-*.json")):
+        found = load_record(record.stem)
+        if found.config.one_cycle:
+            assert rows.at["m18", "here"] == f"{100 * found.runs['accuracy'].mean():.1f}"
 
 
 def test_every_cell_that_shows_records_is_tagged_for_make_results():
@@ -29,12 +48,52 @@ def test_markdown():
     assert markdown(table) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 |  |\n"
 
 
+class Cells(HTMLParser):
+    """Texts of the cells in a page, as a reader sees them, and every kind of element."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.texts, self.elements, self.inside = [], set(), False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.add(tag)
+        if tag in ("td", "th"):
+            self.texts.append("")
+            self.inside = True
+
+    def handle_endtag(self, tag):
+        self.inside &= tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.texts[-1] += data
+
+
+def test_markup_in_a_table_is_shown_as_it_is():
+    plain = [
+        "a|b", "|", "<script>alert(1)</script>", "</td>", "$a$", "$", "$$x$$", r"$\frac$", "_a_", "__b__", "snake_case",
+        "*a*", "**", "`a`", "`", "~~a~~", r"\|", "\\", "&lt;", "&#36;", "[a](javascript:b)", "![a](b)", "[0.7, 0.9]",
+        "# a", "- a", "1. a", "---", "<!-- a -->", "caf\u00e9", r"\(a\)", r"\begin{a}", r"\begin{a}b\end{a}",
+    ]  # fmt: skip
+    escaped = {"two\nlines": r"two\nlines", "a\r\n\n# b": r"a\r\n\n# b", "\0": r"\x00", "\udcff": r"\udcff"}
+    shown = [*plain, *escaped.values()]
+    text = markdown(pd.DataFrame({"$n$|": [*plain, *escaped], "b": range(len(shown))}))
+    page = Cells(markdown2html(text))
+    assert page.texts[::2] == ["$n$|", *shown]
+    assert [int(number) for number in page.texts[3::2]] == list(range(len(shown)))
+    assert page.elements == {"table", "thead", "tbody", "tr", "td", "th", "span"}
+    assert "$" not in text, "Jupyter looks for formulas before it looks for tables"
+    text.encode("utf-8")
+
+
 def test_the_text_around_the_table_is_kept():
-    text = with_table(f"before\n{BEGIN}old table\n{END}after\n")
+    table = pd.DataFrame({"network": ["m5"]})
+    text = with_table(f"before\n{BEGIN}old table\n{END}after\n", table)
     assert text.startswith(f"before\n{BEGIN}\n| network |") and text.endswith(f"|\n\n{END}after\n")
-    assert "old table" not in text and with_table(text) == text
+    assert "old table" not in text and with_table(text, table) == text
     with pytest.raises(ValueError, match="needs one line"):
-        with_table("no marks")
+        with_table("no marks", table)
 
 
 def test_only_tagged_cells_are_executed():

@@ -20,11 +20,14 @@ import pandas as pd
 from esc_lib.data.datasets import get_dataset
 from esc_lib.evaluation.cross_validation import HISTORY_COLUMNS, RUN_COLUMNS, CrossValidation, run_name
 from esc_lib.files import atomic_write, read_json, remove_parts, write_json
+from esc_lib.models import ARCHITECTURES
 from esc_lib.paths import RESULTS
 from esc_lib.training.config import TrainConfig
 from esc_lib.training.recipes import recipe
 from esc_lib.training.runs import load_run
 
+# K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM MM 2015: listeners, percent.
+HUMANS = {"esc10": 95.7, "esc50": 81.3}
 LAST_EPOCH, VALIDATED = "the last epoch", "the epoch that did best on the validation fold"
 CODECS = {".ogg": "Ogg Vorbis recordings"}  # the papers' were wav
 ROUNDED = {"accuracy": 6, "best": 6, "minutes": 2, "processor_minutes": 2}
@@ -55,6 +58,44 @@ def measured_results(*networks: str) -> pd.DataFrame:
     order = {name: i for i, name in enumerate(published_results()["network"].unique())}
     rows.sort(key=lambda row: (row[3], order.get(row[0], len(order)), row[2], row[1]))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def overview(dataset: str = "esc10") -> pd.DataFrame:
+    """One row a network, and humans below: parameters, the best published accuracy, and this repository's (%).
+
+    Of a network's records it is the fast recipe's if there is one, else the one of the most epochs; never the best.
+    """
+    records = [load_record(path.stem) for path in sorted(RESULTS.glob("*.json"))]
+    records = [one for one in records if one.config.dataset == dataset and not one.config.validation_folds]
+    rows = []
+    for network, architecture in ARCHITECTURES.items():
+        own = [one for one in records if one.config.architecture == network]
+        own.sort(key=lambda one: (recipe_kind(one.config), -one.config.epochs))
+        papers = published_results(network).dropna(subset=[dataset])
+        best = papers.sort_values(dataset).iloc[-1] if len(papers) else None
+        parameters = sum(p.numel() for p in architecture(len(get_dataset(dataset).classes)).parameters())
+        rows.append(
+            (
+                network,
+                f"{parameters / 1e6:.1f} M",
+                f"{best[dataset]:.1f} ({best['training']})" if best is not None else "",
+                *(_measured(own[0]) if own else [""] * 4),
+            )
+        )
+    rows.append(("humans", "", f"{HUMANS[dataset]:.1f}", "", "", "", ""))
+    columns = ["network", "parameters", "published", "here", "95 %", "epochs", "processor minutes a fold"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _measured(found: CrossValidation) -> tuple[str, str, int, str]:
+    summary, minutes = found.summary(), found.runs["processor_minutes"].mean()
+    folds = "" if set(get_dataset(found.config.dataset).folds) == set(found.runs["fold"]) else " (not all folds)"
+    return (
+        f"{100 * summary['mean of runs']:.1f}{folds}",
+        f"{100 * summary['95 % from']:.1f} to {100 * summary['95 % to']:.1f}",
+        found.config.epochs,
+        f"{minutes:.1f}" if math.isfinite(minutes) else "",
+    )
 
 
 def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> Path:

@@ -1,25 +1,42 @@
 """The tables of measured results in the README and in the lessons, made from the records: `make results`."""
 
+import re
+from collections.abc import Callable
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from esc_lib.notebooks import printable
 from esc_lib.paths import REPOSITORY
-from esc_lib.results.records import measured_results
+from esc_lib.results.records import measured_results, overview
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
     from nbformat import NotebookNode
 
 BEGIN, END = "<!-- measured: from data/results, by `make results` -->\n", "<!-- end of measured -->\n"
+TABLES: dict[str, Callable[[], pd.DataFrame]] = {"README.md": overview, "docs/results.md": measured_results}
 TAG = "results"  # of cells that show records, and run without any other cell
+# What Markdown, HTML or MathJax would take for markup; inside a word `_` is none, and a bracket alone makes no link.
+MARKUP = re.compile(r"[\\`*<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|](?=\()")
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown; pandas would need another package for it."""
-    lines = [table.columns, ["---"] * len(table.columns), *table.astype(str).to_numpy()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """A table in Markdown, every cell as it is; pandas would need another package for it."""
+    head, *rows = [[literal(cell) for cell in line] for line in (table.columns, *table.astype(str).to_numpy())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
+
+
+def literal(text: object) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    return MARKUP.sub(_entity, printable(text))
+
+
+def _entity(match: re.Match[str]) -> str:
+    entity = f"&#{ord(match[0])};"
+    # MathJax looks for formulas in the finished page, but in no formula that an element interrupts.
+    return f"<span>{entity}</span>" if match[0] == "$" else entity
 
 
 def results_table(*networks: str) -> "Markdown":
@@ -29,8 +46,8 @@ def results_table(*networks: str) -> "Markdown":
     return Markdown(markdown(measured_results(*networks)))
 
 
-def with_table(text: str) -> str:
-    """A text with the table of all records between its marks, in place of what was there.
+def with_table(text: str, table: pd.DataFrame) -> str:
+    """A text with a table between its marks, in place of what was there.
 
     Raises:
         ValueError: the text has no such marks.
@@ -38,7 +55,7 @@ def with_table(text: str) -> str:
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"the text needs one line {BEGIN.strip()} and after it one line {END.strip()}")
     before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{markdown(measured_results())}\n{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}\n{markdown(table)}\n{END}{rest.split(END)[1]}"
 
 
 def execute_tagged(notebook: "NotebookNode") -> None:
@@ -58,11 +75,12 @@ def execute_tagged(notebook: "NotebookNode") -> None:
 
 
 def write_tables() -> None:
-    """Writes the README and every notebook that shows records."""
+    """Writes the README, `docs/results.md` and every notebook that shows records."""
     import nbformat
 
-    readme = REPOSITORY / "README.md"
-    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    for name, table in TABLES.items():
+        path = REPOSITORY / name
+        path.write_text(with_table(path.read_text(encoding="utf-8"), table()), encoding="utf-8", newline="\n")
     for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         before = nbformat.writes(notebook)
