@@ -1,6 +1,9 @@
 """Tiny data sets for the tests: sounds, folders in the layouts of ESC-50 and UrbanSound8K, and `Clips` made by hand."""
 
 import csv
+import errno
+import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pandas as pd
 import soundfile
 import torch
 
+from esc_lib.data import audio
 from esc_lib.data.clips import Clips
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"  # real recordings, on some machines
@@ -55,6 +59,21 @@ def write_sound(path: Path, samples: np.ndarray, rate: int = 8000, subtype: str 
     with open(path, "wb") as file:
         soundfile.write(file, samples, rate, subtype=subtype, format=path.suffix[1:].upper())
     return path
+
+
+def break_disk(monkeypatch, after: int = 0) -> None:
+    """Lets reading of recordings fail as on a broken disk, after some successful calls for each file."""
+
+    class Worn(io.FileIO):
+        calls = 0
+
+        def readinto(self, buffer):
+            self.calls += 1
+            if self.calls > after:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(audio, "_File", type("Broken", (audio._File, Worn), {}))
 
 
 # Data sets -------------------------------------------------------------------------------------------------------

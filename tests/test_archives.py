@@ -9,6 +9,8 @@ import shutil
 import stat
 import struct
 import tarfile
+import tracemalloc
+import warnings
 import zipfile
 from contextlib import suppress
 
@@ -189,6 +191,139 @@ def test_zip_header_that_lies(box, claimed):
     archive.write_bytes(data.replace(struct.pack("<I", 123_456), struct.pack("<I", claimed)))
     with largest_file(max(claimed, 50_000)):  # nor does it write all and look then
         assert "'bomb'" in not_extracted(archive, "cannot be extracted", max_bytes=250_000)
+
+
+TWICE = {
+    "the same": ("root/a.wav", "root/a.wav"),
+    "spelled otherwise": ("root/a.wav", "./root//a.wav"),
+    "case": ("root/a.wav", "Root/A.WAV"),
+    "accents": ("root/\u00e9.wav", "root/e\u0301.wav"),
+    "dots and spaces at the end": ("root/a.wav", "root. /a.wav..."),
+    "file and folder": ("root/a.wav", "root/a.wav/"),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), TWICE.values(), ids=TWICE)
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_members_that_would_be_the_same_file(box, kind, first, second):
+    """On Windows and macOS the second would silently replace the first."""
+    members = [("root/other.wav", b"0"), (first, b"1"), (second, b"2")]
+    if kind == "a.zip":
+        with zipfile.ZipFile(box / kind, "w") as archive, warnings.catch_warnings(action="ignore"):
+            for name, data in members:
+                archive.writestr(name, b"" if name.endswith("/") else data)
+    else:
+        with tarfile.open(box / kind, "w:gz" if kind.endswith("gz") else "w") as archive:
+            for name, data in members:
+                info = tarfile.TarInfo(name.rstrip("/"))
+                info.type, info.size = (tarfile.DIRTYPE, 0) if name.endswith("/") else (tarfile.REGTYPE, len(data))
+                archive.addfile(info, io.BytesIO(data))
+    assert "is there twice" in not_extracted(box / kind, "Nothing was extracted")
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_folders_may_be_there_twice(box, kind):
+    with warnings.catch_warnings(action="ignore"):
+        archive = make(box / kind, {"root/a": b"1", "root/b": b"2"}, folders=["root", "root"])
+    assert contents(unpack(archive, box / "out")) == {"root/a": b"1", "root/b": b"2"}
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_number_of_members(box, kind, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 5)
+    archive = make(box / kind, FILES)
+    shutil.rmtree(unpack(archive, box / "out"))
+    assert "one more than the 5" in not_extracted(make(box / kind, FILES | {"x": b""}), "'x'")
+
+
+def header(kind, size, name="x"):
+    """A tar's header of 512 bytes that announces so many bytes."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+MEMBER = header(tarfile.REGTYPE, 3, "y") + b"abc".ljust(512, b"\0")
+# Of what GNU tar calls version 1.0 of sparse files.
+PAX_SPARSE = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x", "GNU.sparse.realsize": "9"}
+
+
+def sparse_1_0(content):
+    info = tarfile.TarInfo("x")
+    info.size, info.pax_headers = 1 << 30, PAX_SPARSE
+    return info.tobuf(tarfile.PAX_FORMAT) + content
+
+
+BIG = 1 << 24
+PIECES = b"00000000001\0" * 42 + b"\1" + bytes(7)  # 21 pieces of a sparse file, and the promise of more
+BOMBS = {
+    "a name": header(tarfile.GNUTYPE_LONGNAME, BIG) + bytes(BIG),
+    "a link's name": header(tarfile.GNUTYPE_LONGLINK, BIG) + bytes(BIG),
+    "settings": header(tarfile.XHDTYPE, BIG) + bytes(BIG),
+    "settings of all": header(tarfile.XGLTYPE, BIG) + bytes(BIG),
+    "the list of a sparse file": header(tarfile.GNUTYPE_SPARSE, 3)[:482] + b"\1" + bytes(29) + PIECES * (BIG // 512),
+    "the list of another": sparse_1_0(b"9999999\n" + b"1\n" * (BIG // 2)),
+    "the end": header(tarfile.REGTYPE, 0) + bytes(BIG),
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_a_tar_keeps_in_memory_is_bounded(box, bomb, first, monkeypatch):
+    monkeypatch.setattr(archives, "LONGEST_HEADER", 1 << 17)
+    content = bytearray(BOMBS[bomb])
+    content[148:156] = b"%06o\0 " % (256 + sum(content[:148]) + sum(content[156:512]))
+    archive = box / "a.tar.gz"
+    archive.write_bytes(gzip.compress((b"" if first else MEMBER) + content, 1))
+    assert archive.stat().st_size < 1_000_000
+    tracemalloc.start()
+    try:
+        not_extracted(archive, "zip file" if first and bomb != "the end" else "bytes in a row", max_bytes=10**12)
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS[1:3])
+def test_the_bound_is_of_headers_alone_and_of_each(box, kind, monkeypatch):
+    monkeypatch.setattr(archives, "LONGEST_HEADER", 1 << 17)
+    files = {"large": bytes(1 << 20), **{f"root/{i}": b"x" for i in range(300)}}
+    assert contents(unpack(make_tar(box / kind, files), box / "out", 1 << 21)) == files
+
+
+def test_numbers_of_a_sparse_file_that_are_none(box):
+    (box / "a.tar").write_bytes(MEMBER + sparse_1_0(b"many\n".ljust(512, b"\0")))
+    not_extracted(box / "a.tar", "not a complete .*invalid literal")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="has no file here that cannot be read")
+def test_archive_that_cannot_be_read_is_named_and_not_the_target(box, monkeypatch):
+    with pytest.raises(OSError, match=r"cannot be read .*copy or fetch it again: '/proc/self/mem'") as error:
+        unpack("/proc/self/mem", box / "out")  # its beginning belongs to nobody
+    assert error.value.errno == errno.EIO
+    archive = make_zip(box / "a.zip", FILES)
+
+    def fail(*_):
+        raise error.value
+
+    monkeypatch.setattr(archives, "_extract_member", fail)  # as if it happened in the middle
+    with pytest.raises(OSError, match="'/proc/self/mem'") as later:
+        unpack(archive, box / "out")
+    assert type(later.value) is OSError and [item.name for item in box.iterdir()] == ["a.zip"]
+
+
+BAD_ARGUMENTS = [
+    *((name, value) for name in ("archive", "target") for value in (None, 3, "", "a\0b", b"x", ["x"])),
+    *(("max_bytes", value) for value in (0, -1, "5", 1e9, True, None)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_ARGUMENTS)
+def test_impossible_arguments_are_named(box, name, value):
+    arguments = {"archive": make_zip(box / "a.zip", FILES), "target": box / "out", "max_bytes": 10**6, name: value}
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        extract(**arguments)
+    assert [item.name for item in box.iterdir()] == ["a.zip"]
 
 
 def test_tar_member_with_holes(box):

@@ -1,5 +1,6 @@
 """Opening a prepared set: the samples of each clip, the folds asked for, and the messages for a damaged one."""
 
+import io
 import json
 import shutil
 import warnings
@@ -13,7 +14,7 @@ import torch
 from sound_files import ESC10_ORDER, ESC50_NAMES, SHARED_DATA, esc_noises, make_clips, noise, write_esc
 
 from esc_lib import load_clips, prepare
-from esc_lib.data.clips import COLUMNS
+from esc_lib.data.clips import COLUMNS, trim_silence
 
 SOUNDS = {f"audio/{name}": samples for name, samples in esc_noises().items()}
 
@@ -104,10 +105,35 @@ def test_folds(data, folds):
     assert torch.equal(later.offsets, clips.offsets) and torch.equal(later.targets, clips.targets)
 
 
+@pytest.mark.parametrize("folds", [[], [1, 6], (1, 1), [1.0], "12", 1, True])
+def test_folds_that_the_set_does_not_have(data, folds):
+    clips = load_clips("esc10", 8000, data_dir=data)
+    for choose in (clips.in_folds, lambda folds: load_clips("esc10", 8000, folds=folds, data_dir=data)):
+        with pytest.raises(ValueError, match=r"folds is .*: expected .* of esc10's folds \[1, 2, 3, 4, 5\], each once"):
+            choose(folds)
+
+
+@pytest.mark.parametrize("device", ["gpu", "auto", "", "cuda:99", "cpu:x", None, 1.5, ["cpu"]])
+def test_device_that_is_none_here(data, device):
+    with pytest.raises(ValueError, match="device is") as error:
+        load_clips("esc10", 8000, data_dir=data, device=device)
+    assert repr(device) in str(error.value)
+
+
+def test_arguments_of_another_kind(data):
+    clips = load_clips("esc10", 8000, data_dir=data)
+    for call, message in (
+        (lambda: load_clips(["esc10"], 8000, data_dir=data), "unknown dataset"),
+        (lambda: load_clips("esc10", "8000", data_dir=data), "sample_rate"),
+        (lambda: load_clips("esc10", 8000, data_dir=3), "data_dir"),
+        (lambda: clips.select([1, 2]), "rows"),
+        (lambda: trim_silence("clips"), "clips"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_missing_fold_is_named_with_the_existing_ones(data):
-    for folds in ([1, 6, 7], (7, 6)):
-        with pytest.raises(ValueError, match=r"no clips of fold\(s\) (6, 7|7, 6), only of fold\(s\) 1, 2, 3, 4, 5:"):
-            load_clips("esc10", 8000, folds=folds, data_dir=data)
     few = load_clips("esc10", 8000, folds=[2, 4], data_dir=data)
     with pytest.raises(ValueError, match=r"no clips of fold\(s\) 3, only of fold\(s\) 2, 4:"):
         few.in_folds([2, 3])
@@ -191,6 +217,108 @@ def without_last_line(path):
 
 def with_one_sample_more(path):
     np.save(path, np.append(np.load(path), np.int16(1)))
+
+
+def saved(change):
+    """Writes clips.npy with its samples changed, in numpy's own format."""
+    return lambda path: path.write_bytes(npy(change(np.load(path))))
+
+
+def npy(array, save=np.save):
+    file = io.BytesIO()
+    save(file, array)
+    return file.getvalue()
+
+
+def cell(column, value, row=1):
+    """Changes a cell, or all of a column if the value is a function of it; the column may become text."""
+
+    def damage(path):
+        table = pd.read_csv(path, dtype=str)
+        if callable(value):
+            table[column] = value(table[column])
+        else:
+            table.loc[row, column] = value
+        table.to_csv(path, index=False)
+
+    return damage
+
+
+def swapped(path):
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], lines[3], lines[2], *lines[4:]]), encoding="utf-8")
+
+
+def empty_clip(path):
+    """Gives all samples of clip 1 to clip 2."""
+    table = pd.read_csv(path)
+    table.loc[2, ["offset", "frames"]] = table.loc[1, "offset"], table.loc[1:2, "frames"].sum()
+    table.loc[1, "frames"] = 0
+    table.to_csv(path, index=False)
+
+
+def too_long_a_clip(path):
+    """One sample more than 5 s, in clips.npy as well."""
+    table, samples = pd.read_csv(path), path.with_name("clips.npy")
+    more = 40_001 - table["frames"].iloc[-1]
+    table.loc[len(table) - 1, "frames"] += more
+    table.to_csv(path, index=False)
+    saved(lambda x: np.append(x, np.zeros(more, np.int16)))(samples)
+
+
+# What no longer fits, by file and damage. Row 1 has fold 1, target 1 ("rain"), offset 40 and 41 samples at first.
+CONTRADICTIONS = {
+    **{f"samples as {kind}": ("clips.npy", saved(lambda x, k=kind: x.astype(k))) for kind in ("i4", "f2", "u2", ">i2")},
+    "samples in two dimensions": ("clips.npy", saved(lambda x: x[:, None])),
+    "samples in a zip": ("clips.npy", lambda path: path.write_bytes(npy(np.load(path), np.savez))),
+    "samples that are objects": ("clips.npy", saved(lambda x: np.array([{}], dtype=object))),
+    "deep header": ("clips.npy", replaced(b"\x93NUMPY\x01\x00\xe8\x1f" + b"(" * 8168)),
+    "negative length": ("clips.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"(", b"(-", 1))),
+    **{f"fold {x}": ("clips.csv", cell("fold", x)) for x in ("0", "6", "1.0", "one", "", "-1", "1" * 30)},
+    **{f"target {x}": ("clips.csv", cell("target", x)) for x in ("2", "10", "-1", "-9", "1.0", "", "dog", "9" * 18)},
+    "targets": ("clips.csv", cell("target", lambda column: column[::-1].to_numpy())),
+    **{f"category {x}": ("clips.csv", cell("category", x)) for x in ("dog", "wolf", "", "1")},
+    "categories are numbers": ("clips.csv", cell("category", lambda column: "1")),
+    **{f"offset {x}": ("clips.csv", cell("offset", x)) for x in ("0", "39", "41", "-40", "40.0", "", "9" * 18)},
+    **{f"frames {x}": ("clips.csv", cell("frames", x)) for x in ("0", "-1", "40", "42", "41.5", "", "1e3", "9" * 18)},
+    "target 10 of a category that fits": ("clips.csv", cell("target", "10", row=9)),
+    "no samples": ("clips.csv", empty_clip),
+    "too long a clip": ("clips.csv", too_long_a_clip),
+    "order": ("clips.csv", swapped),
+    "file twice": ("clips.csv", cell("file", lambda column: column.where(column.index != 1, column[0]))),
+    **{f"no {column}": ("clips.csv", cell(column, "")) for column in ("file", "recording")},
+    "a cell too many": ("clips.csv", lambda path: path.write_bytes(path.read_bytes() + b",")),
+    **{
+        f"{key} is {value!r:.20}": ("dataset.json", changed_json(methodcaller("update", {key: value})))
+        for key, values in {
+            "dataset": ("esc50", None, ["esc10"]),
+            "sample_rate": (16000, "8000", None),
+            "classes": (["dog"], list(range(10)), "dog", None, {}),
+            "clips": (51, 0, -1, "50", 50.0, True, None, [50], 1e400),
+            "subset": (1, "true", None),
+            "origin": ("a folder", {}, {"sha256": 5}, None, []),
+        }.items()
+        for value in values
+    },
+    "deeply nested": ("dataset.json", replaced(b"[" * 100_000)),
+    "nested in origin": ("dataset.json", replaced(b'{"origin":' * 100_000)),
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_what_contradicts_itself_is_named_with_what_to_do(copied, name, damage):
+    damage(copied / name)
+    with pytest.raises(ValueError) as error:
+        load_clips("esc10", 8000, data_dir=copied.parent)
+    assert type(error.value) is ValueError and name in str(error.value)
+    assert f"delete {copied} and prepare the set again" in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("esc10", 16000), ("synthetic", 8000), ("esc50", 8000)])
+def test_set_that_was_renamed(copied, name, rate):
+    copied.rename(copied.parent / f"{name}-{rate}")
+    with pytest.raises(ValueError, match=r"dataset\.json is damaged, or another set's: (dataset|sample_rate) is"):
+        load_clips(name, rate, data_dir=copied.parent)
 
 
 DAMAGE = [

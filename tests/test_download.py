@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import json
 import os
 import random
@@ -11,10 +12,12 @@ import struct
 import threading
 from hashlib import md5, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import urllib3
 from disk import largest_file
+from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from esc_lib.data.download import DownloadError, download
@@ -395,6 +398,193 @@ def test_retry_after(server, path, delays):
     assert delays == [2, 4, 8, 16, 32, 60, 60]
 
 
+# --- servers that never end, or send one elsewhere ---
+
+
+def endless(status=200, **headers):
+    """An answer whose body has no end."""
+
+    def reply(handler):
+        handler.send_response(status)
+        for key, value in headers.items():
+            handler.send_header(key.replace("_", "-"), value)
+        handler.end_headers()
+        piece = b"10000\r\n" + bytes(1 << 16) + b"\r\n" if "Transfer_Encoding" in headers else bytes(1 << 16)
+        while True:  # until the other side closes the connection
+            handler.wfile.write(piece)
+
+    return reply
+
+
+CHUNKED = {"Transfer_Encoding": "chunked"}
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, CHUNKED, {**CHUNKED, "Content_Length": "1000"}], ids=["plain", "chunks", "both"]
+)
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"size": 1_000_000}, "has 1000001 bytes, expected 1000000"),
+        ({"max_bytes": 1_000_000}, "sent more than 1000000 bytes: it is not the file, or has no end"),
+    ],
+    ids=["size", "limit"],
+)
+def test_endless_body(server, path, headers, options, match):
+    server.plan = [endless(**headers)]
+    if "Content_Length" in headers:  # which does not count for a chunked body, but is all that was said of its size
+        match = match.replace("1000000 bytes:", "1000 bytes:").replace("has 1000001 bytes", "offers 1000 bytes")
+    with largest_file(1_100_000):
+        refused(server, path, match, **options)
+    assert list(path.parent.iterdir()) == [] and len(server.seen) == 1
+
+
+def test_endless_body_of_a_resumed_file(server, path):
+    interrupted(server, path)
+    server.plan = [endless(206, ETag='"v1"', Content_Range=f"bytes {CUT}-299999/300000")]
+    refused(server, path, "sent more than 300000 bytes")
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("plan", [endless(302, Location="/files/data.bin"), endless(503)], ids=["redirect", "busy"])
+def test_endless_body_that_is_not_wanted(server, path, plan):
+    server.plan = [plan]
+    download(server.url, path, sha256=SHA256)
+    assert_complete(path)
+    assert len(server.seen) == 2
+
+
+def test_more_is_offered_than_the_limit(server, path):
+    refused(server, path, "offers 300000 bytes, expected 1 to 299999", max_bytes=299_999)
+    assert list(path.parent.iterdir()) == []
+    download(server.url, path, max_bytes=300_000)
+
+
+@pytest.mark.parametrize("length", [0, None])
+def test_empty_file(server, path, length):
+    server.plan = [answer(body=b"", Content_Length=length)]
+    refused(server, path, "is empty" if length is None else "offers 0 bytes")
+    assert list(path.parent.iterdir()) == []
+    path.touch()
+    with pytest.raises(DownloadError, match=r"data\.bin exists but is empty: move it away or delete it"):
+        download(server.url, path)
+
+
+RATES = {  # (seconds of waiting, bytes that then arrive), and whether that is fast enough
+    "a byte a minute": ([(59, 1)] * 9, False),
+    "fast at first": ([(1, 10**6), (60, 1), (60, 1)], False),
+    "just too slow": ([(1, 4999)] * 61, False),
+    "just fast enough": ([(1, 5000)] * 200, True),
+    "a pause": ([(1, 10**6), (59, 10**6)] * 9, True),
+    "a short file": ([(50, 1)], True),
+}
+
+
+@pytest.mark.parametrize(("arrivals", "fast_enough"), RATES.values(), ids=RATES)
+def test_mean_rate_over_a_minute(monkeypatch, arrivals, fast_enough):
+    now, bodies = [0.0], iter(arrivals)
+
+    def read1(most):
+        seconds, number = next(bodies, (0, 0))
+        now[0] += seconds
+        return bytes(number)
+
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    response, written = SimpleNamespace(raw=SimpleNamespace(read1=read1)), []
+    assert module._copy(response, written.append, 10**9) is fast_enough
+    if not fast_enough:
+        assert now[0] < 150  # seconds: no later than in the second minute
+
+
+def test_too_slow_a_server_is_left_and_the_part_is_kept(server, path, monkeypatch, delays):
+    clock = iter(range(0, 10**6, 61))  # seconds: a minute passes whenever something arrives
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "monotonic", lambda: next(clock))
+        message = refused(server, path, "sends fewer than 5000 bytes a second")
+    assert len(server.seen) == 1 and delays == [] and str(part_of(path)) in message
+    have = part_of(path).stat().st_size
+    assert 0 < have <= module.CHUNK and part_of(path).read_bytes() == BODY[:have]
+    download(server.url, path, sha256=SHA256)
+    assert_complete(path)
+    assert ranges_of(server) == [None, f"bytes={have}-"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "HTTP"])
+@pytest.mark.parametrize("hops", [1, 2])
+def test_https_never_leads_to_http(server, path, monkeypatch, scheme, hops):
+    """A server with a certificate is not at hand: its answers are made here."""
+    targets = [*["https://there.example/file"] * (hops - 1), server.url.replace("http", scheme, 1)]
+
+    def send(adapter, request, **_):
+        headers = {"Location": targets.pop(0)}
+        return adapter.build_response(request, urllib3.HTTPResponse(io.BytesIO(), headers, 302, preload_content=False))
+
+    monkeypatch.setattr(HTTPAdapter, "send", send)
+    with pytest.raises(DownloadError, match="leads to .*, which is not encrypted"):
+        download("https://here.example/file", path)
+    assert server.seen == [] and targets == [] and list(path.parent.iterdir()) == []
+
+
+def test_redirects_are_followed_without_a_password(server, path, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/netrc").write_text("machine 127.0.0.1 login me password secret\n", encoding="utf-8")
+    monkeypatch.setenv("NETRC", str(tmp_path / "home/netrc"))
+    server.plan = [answer(302, body=b"", Location=server.url), answer(cut=CUT)]
+    download(server.url, path, sha256=SHA256)
+    assert len(server.seen) == 3 and not any("Authorization" in headers for headers in server.seen)
+
+
+def test_proxies_of_the_environment_are_used(server, path, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    download("http://nowhere.invalid/file", path, sha256=SHA256)
+    assert [headers["Host"] for headers in server.seen] == ["nowhere.invalid"]
+
+
+# --- links and arguments ---
+
+
+@pytest.mark.parametrize("place", [part_of, side_of])
+@pytest.mark.parametrize("record", ["right", "none"])
+def test_links_are_replaced_and_not_followed(server, path, tmp_path, place, record):
+    interrupted(server, path)
+    (tmp_path / "home").mkdir()
+    victim = place(path).rename(tmp_path / "home/victim")
+    before = victim.read_bytes()
+    if record == "none":
+        part_of(path).unlink(missing_ok=True)
+    place(path).symlink_to(victim)
+    download(server.url, path, sha256=SHA256)
+    assert path.read_bytes() == BODY and victim.read_bytes() == before
+    assert ranges_of(server) == [None] and sorted(item.name for item in tmp_path.iterdir()) == ["data.bin", "home"]
+
+
+@pytest.mark.parametrize("etag", [5, ["v1"], "", "a\r\nX: 1", "\u00e9", None, {}])
+def test_record_with_an_impossible_etag(server, path, etag):
+    interrupted(server, path)
+    side_of(path).write_text(json.dumps({"url": server.url, "etag": etag}), encoding="utf-8")
+    download(server.url, path, sha256=SHA256)
+    assert ranges_of(server) == [None]
+
+
+BAD_ARGUMENTS = [
+    *(("url", value) for value in (None, 3, b"http://x", ["x"])),
+    *(("path", value) for value in (None, 3, "", "a\0b", b"x", "x" * 5000)),
+    *(("sha256", value) for value in (5, b"00")),
+    *(("md5", value) for value in (5, b"00")),
+    *((name, value) for name in ("size", "max_bytes") for value in (0, -1, "5", 1.5, True, 10**30)),
+    *(("retries", value) for value in (-1, None, "5", 1.5, 10**9)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_ARGUMENTS, ids=[f"{n} {v!r:.12}" for n, v in BAD_ARGUMENTS])
+def test_impossible_arguments_are_named(server, path, name, value):
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        download(**{"url": server.url, "path": path, name: value})
+    assert server.seen == [] and list(path.parent.iterdir()) == []
+
+
 # --- disks and interruptions ---
 
 
@@ -411,7 +601,7 @@ def test_full_disk_is_not_repeated_and_keeps_the_part(server, path, delays):
 
 @pytest.mark.parametrize("place", ["the sync", "opening", "renaming"])
 def test_disk_error_is_not_repeated(server, path, delays, monkeypatch, place):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     owner, name = {"the sync": (os, "fsync"), "opening": (module, "open"), "renaming": (os, "replace")}[place]

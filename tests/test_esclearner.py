@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -606,7 +607,7 @@ def network(monkeypatch):
     """Stands for all servers: `published`, the archive at each address, and `requested`, the addresses in order."""
     published, requested = {}, []
 
-    def fake(url, path):
+    def fake(url, path, *, max_bytes):
         requested.append(url)
         if url not in published:
             raise DownloadError(f"{url} answered 404 Not Found: check the address. {BY_HAND}")
@@ -615,6 +616,10 @@ def network(monkeypatch):
 
     monkeypatch.setattr(esc_lib.esclearner.fetch, "download", create_autospec(download, side_effect=fake))
     return SimpleNamespace(published=published, requested=requested)
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
 
 
 def archive_of(tmp_path, settings=M3, inside="some/folder/", copies=1):
@@ -628,19 +633,30 @@ def archive_of(tmp_path, settings=M3, inside="some/folder/", copies=1):
 
 
 @pytest.mark.parametrize("inside", ["54d6681d66b5417ea1dcd5a7332d75d6/", "", "output/wavemxnet/54d6/"])
-def test_a_published_run_is_downloaded_once(network, tmp_path, inside):
+def test_a_published_run_is_downloaded_once(network, tmp_path, inside, capsys):
     network.published[PUBLISHED["m3"]] = archive_of(tmp_path, inside=inside)
+    leftover = tmp_path / "runs/.unpacking-esc-learner-m3-abcd0123.part/content"
+    leftover.mkdir(parents=True)  # of a process that was killed
     run = fetch_run("m3", save_dir=tmp_path / "runs")
     assert run.path == tmp_path / "runs/esc-learner-m3" and run.config.architecture == "m3_esclearner"
     assert contents(run.path) == contents(tmp_path / "source")
-    assert list((tmp_path / "runs").iterdir()) == [run.path]
+    assert names_in(tmp_path / "runs") == {".esc-learner-m3.lock", "esc-learner-m3"}
+    assert "m3: no hash of this archive is known" in capsys.readouterr().err
     x = torch.rand(1, 1, 32079)
     with torch.no_grad():
         torch.testing.assert_close(run.model("best")(x), m3()(x), rtol=1e-5, atol=1e-5)
     (run.path / "mine").write_text("kept", encoding="utf-8")
     assert fetch_run("m3", save_dir=tmp_path / "runs") == run
-    assert network.requested == [PUBLISHED["m3"]]
+    assert network.requested == [PUBLISHED["m3"]] and capsys.readouterr().err == ""
     assert (run.path / "mine").is_file()
+
+
+def test_two_processes_that_fetch_the_same_run(network, tmp_path):
+    """The second waits for the first, and then finds the run there."""
+    network.published[PUBLISHED["m3"]] = archive_of(tmp_path)
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda _: fetch_run("m3", save_dir=tmp_path / "runs"), range(2))
+    assert first == second and network.requested == [PUBLISHED["m3"]]
 
 
 @pytest.mark.parametrize("address", [PUBLISHED["wavemsnet"], README_WAVEMSNET], ids=["with .s3.", "as in its README"])
@@ -648,7 +664,7 @@ def test_wavemsnet_is_requested_at_both_addresses(network, tmp_path, address):
     network.published[address] = archive_of(tmp_path, OLDER_WAVEMSNET)
     run = fetch_run("wavemsnet", save_dir=tmp_path / "runs")
     assert run.path == tmp_path / "runs/esc-learner-wavemsnet" and run.config.architecture == "wavemsnet_esclearner"
-    assert list((tmp_path / "runs").iterdir()) == [run.path]
+    assert names_in(tmp_path / "runs") == {".esc-learner-wavemsnet.lock", "esc-learner-wavemsnet"}
     tried = [PUBLISHED["wavemsnet"], README_WAVEMSNET]
     assert network.requested == tried[: tried.index(address) + 1]
 
@@ -658,9 +674,11 @@ def test_missing_archives_are_reported_and_unknown_runs_not_requested(network, t
         with pytest.raises(DownloadError, match="404.*if it is gone, nothing replaces it; train") as caught:
             fetch_run(name, save_dir=tmp_path / "runs")
         assert "source=" not in str(caught.value)
-    with pytest.raises(ValueError, match="no run 'envnetv2'.*envnet, wavemsnet, m3, m5, m11, m18"):
-        fetch_run("envnetv2", save_dir=tmp_path / "runs")
-    assert not (tmp_path / "runs").exists()
+    for name in ("envnetv2", "", None, 3, ["m3"], {}):
+        with pytest.raises(ValueError, match=r"no run .*: choose one of envnet, wavemsnet, m3, m5, m11, m18") as error:
+            fetch_run(name, save_dir=tmp_path / "runs")
+        assert repr(name) in str(error.value)
+    assert names_in(tmp_path / "runs") == {f".esc-learner-{name}.lock" for name in PUBLISHED}
     envnet, wavemsnet, *others = PUBLISHED.values()
     assert network.requested == [envnet, wavemsnet, README_WAVEMSNET, *others]
 
@@ -676,4 +694,4 @@ def test_a_damaged_archive_leaves_nothing(network, tmp_path, monkeypatch, damage
     archive.write_bytes(content[:-100] if damage == "the end" else content)
     with pytest.raises(ValueError, match=r"esc-learner-m3\.zip.*([Dd]elete|over max_bytes)"):
         fetch_run("m3", save_dir=tmp_path / "runs")
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"esc-learner-m3.zip"}
+    assert names_in(tmp_path / "runs") == {".esc-learner-m3.lock", "esc-learner-m3.zip"}

@@ -1,13 +1,21 @@
 """Prediction for any recording: the probabilities of the evaluation for its clips, and over time for a long one."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import tiny
 import torch
+from sound_files import make_clips, noise
 
 from esc_lib import evaluate, load_clips, load_run, train
-from esc_lib.evaluation.predict import predict
+from esc_lib.data.clips import trim_silence
+from esc_lib.evaluation.predict import _cut_out, predict
+from esc_lib.training.augment import even_starts
+from esc_lib.training.inference import audible_crops, crop_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +98,7 @@ def test_silence_and_the_shortest_recordings_get_probabilities(predict_sound, sa
 
 def test_quiet_windows_are_left_out_if_the_run_says_so(here, predict_sound):
     run = here[0]
-    selective = load_run(run.path)
-    object.__setattr__(selective.config, "min_peak", 0.1)
+    selective = changed(run, min_peak=0.1)
     sound = np.concatenate([tone(2, 300), 0.01 * tone(9, 3000)])
     loud, every = (predict_sound(sound, run=of, top=10) for of in (selective, run))
     best = classes()[2]
@@ -112,3 +119,124 @@ def test_missing_files_other_files_and_unknown_checkpoints_are_refused(here, pre
     with pytest.raises(ValueError, match="no checkpoint 'first'"):
         predict_sound(tone(1, 300), checkpoint="first")
     assert torch.is_grad_enabled()
+
+
+# Long recordings -------------------------------------------------------------------------------------------------
+
+
+def whole_array_prediction(run, path):
+    """As `predict`, with the whole recording and all windows in memory at once."""
+    config = run.config
+    sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    resampled = soxr.resample(sound.mean(axis=1), rate, config.sample_rate)
+    samples = np.clip(np.rint(resampled * 32768), -32768, 32767).astype(np.int16)
+    recording = replace(make_clips([samples]), sample_rate=config.sample_rate)
+    recording = trim_silence(recording) if config.trim_silence else recording
+    half, frames = config.crop_samples // 2, int(recording.frames[0])
+    room = max(0, frames + 2 * half * config.pad - config.crop_samples)
+    n = max(config.crops, 1 + -(-room // half))
+    start = even_starts(recording.frames, config.crop_samples, n, pad=config.pad)
+    index = torch.zeros(n, dtype=torch.int64)
+    windows = crop_probabilities(run.model(), recording, index, start[0], config.crop_samples).numpy()
+    audible = audible_crops(recording, start, config.crop_samples, config.min_peak)[0].numpy()
+    centres = (int(recording.offsets[0]) + start[0].numpy() + config.crop_samples / 2) / config.sample_rate
+    return windows[audible].mean(axis=0), windows, centres, len(samples) / config.sample_rate
+
+
+def changed(run, **settings):
+    other = load_run(run.path)
+    for name, value in settings.items():
+        object.__setattr__(other.config, name, value)
+    return other
+
+
+SOUNDS = {  # samples, rate, channels
+    "a sample": (1, 1000, 1),
+    "short": (60, 1000, 2),
+    "longer than a window": (130, 1000, 1),
+    "long, resampled": (60_000, 8000, 2),
+    "many blocks": (9_000, 1500, 1),
+    "silent": (2_000, 1000, 1),
+}
+
+
+@pytest.mark.parametrize("min_peak", [0.0, 0.2])
+@pytest.mark.parametrize("trim", [True, False])
+@pytest.mark.parametrize("pad", [True, False])
+@pytest.mark.parametrize("what", SOUNDS)
+def test_blocks_give_the_same_as_the_whole_recording(here, monkeypatch, what, pad, trim, min_peak):
+    frames, rate, channels = SOUNDS[what]
+    time = np.arange(frames) / rate
+    sound = np.sin(2 * np.pi * (50 + 20 * time) * time) * np.abs(np.sin(1 + 2 * time)) ** 8  # loud and quiet in turns
+    quiet = np.ones(frames, bool)
+    quiet[frames // 5 : max(frames // 5 + 1, frames - frames // 3)] = False
+    sound[quiet if what != "silent" else slice(None)] = 0
+    run, folder = changed(here[0], pad=pad, trim_silence=trim, min_peak=min_peak), here[1]
+    soundfile.write(folder / "blocks.wav", np.stack([sound, 0.5 * sound], axis=1)[:, :channels], rate)
+    monkeypatch.setattr("esc_lib.data.audio._BLOCK", 700)
+    top, windows, centres, seconds = whole_array_prediction(run, folder / "blocks.wav")
+    found = predict(run, folder / "blocks.wav", top=10, device="cpu")
+    assert found.windows.shape == windows.shape and found.seconds == pytest.approx(seconds)
+    assert found.windows.index.to_numpy() == pytest.approx(centres, abs=5.1e-4)  # rounded to milliseconds
+    assert found.windows.to_numpy() == pytest.approx(windows, abs=1e-6)
+    assert found.top.set_index("class")["probability"][list(found.windows.columns)].to_numpy() == pytest.approx(
+        top, abs=1e-6
+    )
+
+
+def test_memory_does_not_grow_with_the_recording(here, monkeypatch):
+    """Arrays in Python's memory, and windows in the network; the shorter recording has several blocks too."""
+    run, folder = here
+    at_once, peaks = [], {}
+    forward = tiny.TinyNet.forward
+    monkeypatch.setattr(tiny.TinyNet, "forward", lambda net, x: at_once.append(len(x)) or forward(net, x))
+    for seconds in (10, 100):
+        sound = np.resize(noise(96_000), (seconds * 48_000, 2))
+        soundfile.write(folder / "long.wav", sound, 48_000)
+        del sound
+        tracemalloc.start()
+        try:
+            found = predict(run, folder / "long.wav", device="cpu")
+            peaks[seconds] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert found.seconds == 100 and len(found.windows) > 2000 and max(at_once) <= 10
+    assert peaks[100] < peaks[10] + (1 << 20)  # what its 2000 windows need; as float32 it has 38 MB
+    (folder / "long.wav").unlink()
+
+
+def test_of_a_recording_no_more_is_held_than_windows_need():
+    signal = noise(60_000)
+    spans = [(begin, begin + 1500) for begin in (0, 0, 10, *range(700, 58_000, 700))]
+    pieces = list(_cut_out(np.split(signal, 60), spans))
+    for piece, (begin, end) in zip(pieces, spans, strict=True):
+        assert np.array_equal(piece, signal[begin:end]) and len(piece.base) < 1500 + 1000
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(60, False), (61, True)])
+def test_recordings_over_a_minute_have_a_progress_bar(predict_sound, capfd, seconds, shown):
+    predict_sound(tone(3, seconds * tiny.RATE))
+    bars = capfd.readouterr().err
+    assert all((what in bars) == shown for what in ("checking", "predicting", "100%"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        *(({"top": top}, "top is .* expected a whole number") for top in (0, -1, 2.0, True, "5", None, 10**7)),
+        *(({"audio_file": path}, "audio_file is .*") for path in ("", 5, None, "a\0b")),
+        ({"audio_file": "."}, "is no regular file"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(here, wrong, message):
+    arguments = {"run": here[0], "audio_file": here[1] / "sound.wav", **wrong}
+    with pytest.raises(ValueError, match=message):
+        predict(**arguments, device="cpu")
+
+
+def test_a_recording_that_is_cut_has_no_prediction(predict_sound, here):
+    predict_sound(tone(3, 300), "cut.flac")
+    data = (here[1] / "cut.flac").read_bytes()
+    (here[1] / "cut.flac").write_bytes(data[:-5])
+    with pytest.raises(ValueError, match=r"cut\.flac cannot be decoded"):
+        predict(here[0], here[1] / "cut.flac", device="cpu")

@@ -24,6 +24,7 @@ from disk import largest_file
 from sound_files import (
     ESC10_ORDER,
     ESC50_NAMES,
+    break_disk,
     esc_noises,
     file_state,
     noise,
@@ -31,14 +32,12 @@ from sound_files import (
     tone,
     write_esc,
     write_esc_table,
-    write_sound,
     write_urbansound8k,
 )
 
 from esc_lib import load_clips, prepare
 from esc_lib.data.datasets import DATASETS
 from esc_lib.data.download import DownloadError
-from esc_lib.data.prepare import read_audio
 from esc_lib.files import WriteError
 
 module = importlib.import_module("esc_lib.data.prepare")  # `esc_lib.prepare` is the function
@@ -85,12 +84,15 @@ def holds(folder, sounds):
     return len(clips) == len(sounds) and all(np.array_equal(clips[f"audio/{name}"], x) for name, x in sounds.items())
 
 
+LOCKS = (".esc10.lock", ".esc50.lock", ".synthetic.lock", ".urbansound8k.lock")  # empty, and they stay
+
+
 def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name not in LOCKS)
 
 
 def files_in(folder):
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in LOCKS]
 
 
 def middle(samples):
@@ -436,6 +438,29 @@ def test_source_that_cannot_be_used_leaves_nothing(tmp_path, what, name, error, 
     assert names_in(tmp_path / "data") == []
 
 
+def test_recording_that_cannot_be_read_is_not_taken_for_a_folder_that_cannot_be_written(tmp_path, esc10, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as context:
+        break_disk(context)
+        with pytest.raises(ValueError, match=r"1-100-A-0\.wav cannot be read"):
+            prepare_part(esc10, tmp_path / "data")
+    with monkeypatch.context() as context:
+        context.setattr(module, "file_hash", fail)
+        with pytest.raises(ValueError, match=r"esc50\.csv cannot be read"):
+            prepare_part(esc10, tmp_path / "data")
+    assert names_in(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("wrong", [{"subset": 1}, {"subset": "yes"}, {"source": ""}, {"source": 5}, {"data_dir": 5}])
+def test_arguments_of_another_kind(tmp_path, esc10, wrong):
+    arguments = {"source": esc10, "data_dir": tmp_path / "data", "subset": True, **wrong}
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*expected"):
+        prepare("esc10", 8000, **arguments)
+    assert names_in(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("name", "rate", "source", "message"),
     [("esc10", 8000, "nowhere", "nowhere does not exist"), ("esc11", 8000, "", "esc11"), ("esc10", 8, "", "Hz")],
@@ -495,22 +520,15 @@ def test_disk_that_is_full_when_all_is_written(tmp_path, esc10, monkeypatch):
     prepare_part(esc10, tmp_path / "data")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_not_finite(tmp_path, value):
-    write_sound(tmp_path / "broken.wav", np.append(np.zeros(4000), value), subtype="FLOAT")
-    with pytest.raises(ValueError, match=r"broken\.wav holds samples that are not finite"):
-        read_audio(tmp_path / "broken.wav")
-
-
 def test_disk_that_fills_up_while_clips_are_written(tmp_path, monkeypatch):
-    made, original = [], module.to_int16
+    made, original = [], module.read_int16
 
-    def slow(waveform, *arguments):
+    def slow(*arguments):
         time.sleep(0.002)
         made.append(1)
-        return original(waveform, *arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(module, "to_int16", slow)
+    monkeypatch.setattr(module, "read_int16", slow)
     root = write_esc(tmp_path / "source", esc_noises(frames=4000, targets=ESC10_ORDER * 6))  # 300 files of 8 kB
     with largest_file(1 << 16), pytest.raises(WriteError, match=f"esc10-8000 {FULL_DISK}") as error:
         prepare_part(root, tmp_path / "data")
@@ -541,7 +559,7 @@ def test_interrupted_run_tidies_up(tmp_path, esc10, monkeypatch, interrupt):
             raise interrupt
         return np.zeros(10, "i2")
 
-    monkeypatch.setattr(module, "to_int16", stop)
+    monkeypatch.setattr(module, "read_int16", stop)
     with pytest.raises(interrupt):
         prepare_part(esc10, tmp_path / "data")
     assert names_in(tmp_path / "data") == []
@@ -549,30 +567,57 @@ def test_interrupted_run_tidies_up(tmp_path, esc10, monkeypatch, interrupt):
 
 @pytest.mark.parametrize("other", ["the same source", "another source"])
 def test_two_runs_at_once(tmp_path, monkeypatch, other):
+    """While the first run decodes, a second one begins, and waits; it may be for another sampling rate."""
     sounds = {seed: small_noises(seed=seed) for seed in (0, 1)}
     roots = {seed: write_esc(tmp_path / f"source {seed}", sounds[seed]) for seed in (0, 1)}
-    original, faster = module.to_int16, []
+    data, original, threads, decoded = tmp_path / "data", module.read_int16, [], []
+    second = other == "another source"
 
-    def overtaken(*arguments):
-        """While the first run decodes, a second one begins and ends."""
-        with monkeypatch.context() as context:
-            context.setattr(module, "to_int16", original)
-            if not faster:
-                faster.append(1)
-                prepare_part(roots[other == "another source"], tmp_path / "data")
-        return original(*arguments)
+    def interrupted(path, *arguments):
+        if not threads:
+            for rate in (8000, 16000):
+                threads.append(threading.Thread(target=prepare_part, args=(roots[second], data, rate)))
+            for thread in threads:
+                thread.start()
+            time.sleep(0.3)
+        decoded.append((names_in(data).count("esc10-8000"), path.parents[1].name, arguments[0]))
+        return original(path, *arguments)
 
-    monkeypatch.setattr(module, "to_int16", overtaken)
-    folder = prepare_part(roots[0], tmp_path / "data")
-    assert faster and names_in(tmp_path / "data") == ["esc10-8000"]
-    assert holds(folder, sounds[0])  # each run leaves what it was asked for, the later one's stays
-    assert metadata(folder)["origin"]["name"] == "source 0"
+    monkeypatch.setattr(module, "read_int16", interrupted)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    folder = prepare_part(roots[0], data)
+    for thread in threads:
+        thread.join()
+    assert all(source == "source 0" for ready, source, _ in decoded if not ready)  # until it had its name
+    assert len([rate for _, _, rate in decoded if rate == 8000]) == (8 if second else 4)
+    assert names_in(data) == ["esc10-16000", "esc10-8000"] and holds(folder, sounds[second])
+
+
+def test_what_a_killed_run_left_goes_with_the_next_and_nothing_else_does(tmp_path, esc10):
+    data = tmp_path / "data"
+    left = [
+        ".esc10-8000-a1b2c3d4.part",
+        ".unpacking-esc10-a1b2c3d4.part",
+        "sources/.esc10-a_b2c3d4.part",
+        "downloads/.unpacking-esc10-aaaaaaaa.part",
+    ]
+    others = [
+        ".esc50-8000-a1b2c3d4.part",
+        ".esc10-8000-mine",
+        ".esc10-8000-mine.part",
+        "downloads/.unpacking-esc50-aaaaaaaa.part",
+        "x",
+    ]
+    for name in left + others:
+        (data / name / "content").mkdir(parents=True)
+    prepare_part(esc10, data)
+    assert not any((data / name).exists() for name in left) and all((data / name).exists() for name in others)
 
 
 KILLED = """
 import importlib, os, signal, sys
 module = importlib.import_module("esc_lib.data.prepare")
-original, calls = module.to_int16, []
+original, calls = module.read_int16, []
 
 def killed(*arguments):
     calls.append(1)
@@ -580,7 +625,7 @@ def killed(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments)
 
-module.to_int16 = killed
+module.read_int16 = killed
 module.prepare("esc10", 8000, source=sys.argv[1], data_dir=sys.argv[2], subset=True)
 """
 
@@ -589,10 +634,11 @@ module.prepare("esc10", 8000, source=sys.argv[1], data_dir=sys.argv[2], subset=T
 def test_killed_run_can_be_repeated(tmp_path, esc10):
     result = subprocess.run([sys.executable, "-c", KILLED, esc10, tmp_path / "data"], capture_output=True, timeout=120)
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()
-    assert [name for name in names_in(tmp_path / "data") if not name.startswith(".")] == []
+    assert [name[:12] for name in names_in(tmp_path / "data")] == [".esc10-8000-"]
     with pytest.raises(FileNotFoundError, match="esc10 has not been prepared at 8000 Hz"):
         load_clips("esc10", 8000, data_dir=tmp_path / "data")
     assert holds(prepare_part(esc10, tmp_path / "data"), esc_noises())
+    assert names_in(tmp_path / "data") == ["esc10-8000"]
 
 
 # Archives --------------------------------------------------------------------------------------------------------
@@ -673,6 +719,7 @@ def official_esc10(server, monkeypatch, small_esc10):
     (server.root / "index.json").write_bytes(json.dumps(index).encode())
     publish(monkeypatch, root)
     monkeypatch.setattr("esc_lib.data.sources.ESC50_MD5_INDEX", server.url + "index.json")
+    monkeypatch.setattr("esc_lib.data.sources.ESC50_MD5_INDEX_SHA256", digest(server.root / "index.json"))
     monkeypatch.setitem(DATASETS, "esc10", replace(small_esc10, url=server.url + "raw/"))
     return root
 

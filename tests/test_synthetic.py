@@ -194,9 +194,26 @@ def test_the_average_spectrum_alone_does_not_give_the_class_away(clips, rows):
     assert 0.3 < np.mean(scores) < 0.75
 
 
-def test_an_existing_root_is_refused(tmp_path):
+@pytest.mark.parametrize("what", ["a folder", "a link to nowhere"])
+def test_an_existing_root_is_refused(tmp_path, what):
+    root = tmp_path / "set"
+    root.mkdir() if what == "a folder" else root.symlink_to(tmp_path / "nowhere")
     with pytest.raises(FileExistsError, match="exists already: delete it"):
-        make_synthetic(tmp_path)
+        make_synthetic(root)
+    assert list(tmp_path.iterdir()) == [root]
+
+
+BAD_ARGUMENTS = [
+    *(("root", value) for value in (None, 3, "", "a\0b", b"x")),
+    *(("seed", value) for value in (-1, 1.0, "1", None, True, 2**63)),
+    *(("clips_per_class", value) for value in (0, -1, 1001, 1.0, "4", None, True)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_ARGUMENTS)
+def test_impossible_arguments_are_named(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        make_synthetic(**{"root": tmp_path / "set", name: value})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import soundfile
 
+from esc_lib.data.audio import open_recording
 from esc_lib.data.clips import Clips, trim_silence
 from esc_lib.data.datasets import find_root, get_dataset, read_table
 
@@ -87,24 +87,14 @@ def formats(dataset: str, source: str | Path) -> pd.DataFrame:
         columns `container`, `encoding`, `rate` (Hz), `channels` and `recordings`, the most frequent first.
 
     Raises:
-        FileNotFoundError: no such set in the folder.
+        FileNotFoundError: no such set in the folder, or no such recording.
         ValueError: unknown set, or a table or a recording that cannot be read.
     """
     spec = get_dataset(dataset)
     root = find_root(spec, source)
-    rows = [_format(root / file) for file in read_table(spec, root)["file"]]
     columns = ["container", "encoding", "rate", "channels"]
-    return pd.DataFrame(rows, columns=columns).value_counts().rename("recordings").reset_index()
-
-
-def _format(path: Path) -> tuple[str, str, int, int]:
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"{path} cannot be opened ({error.error_string}): missing, not audio, or damaged; fetch it again"
-        ) from error
-    return info.format, info.subtype, info.samplerate, info.channels
+    recordings = [open_recording(root / file) for file in read_table(spec, root)["file"]]
+    return pd.DataFrame(recordings)[columns].value_counts().rename("recordings").reset_index()
 
 
 def _samples(facts: pd.DataFrame, limit: int, longest_allowed: str) -> list[tuple[str, int, int, str]]:

@@ -1,6 +1,6 @@
 """All clips of a data set as one tensor, with a table of where each starts and what it is."""
 
-import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from esc_lib.data.datasets import get_dataset, prepared_folder
+from esc_lib.arguments import check
+from esc_lib.data.datasets import Dataset, as_numbers, check_folds, get_dataset, prepared_folder, read_columns
+from esc_lib.files import read_json
 
 FULL_SCALE = 32768.0  # of 16-bit samples; 1.0 in a waveform
 COLUMNS = ("file", "fold", "target", "category", "offset", "frames", "recording")
@@ -56,6 +58,7 @@ class Clips:
 
     def select(self, rows: npt.NDArray[Any]) -> "Clips":
         """The clips of a mask `(clips,)` bool, or of indices; the samples are shared, not copied."""
+        check("rows", rows, np.ndarray)
         table = self.table[rows] if rows.dtype == bool else self.table.iloc[rows]
         keep = torch.tensor(np.asarray(rows), device=self.offsets.device)
         kept = {name: getattr(self, name)[keep] for name in ("offsets", "frames", "targets")}
@@ -65,8 +68,9 @@ class Clips:
         """The clips of these folds.
 
         Raises:
-            ValueError: one of the folds has no clips here.
+            ValueError: no folds of this set, or one that has no clips here.
         """
+        check_folds("folds", folds, self.dataset)
         held = sorted(self.table["fold"].unique())
         missing = [fold for fold in folds if fold not in held]
         if missing:
@@ -78,7 +82,15 @@ class Clips:
         return self.select(self.table["fold"].isin(folds).to_numpy())
 
     def to(self, device: str | torch.device) -> "Clips":
-        """The same clips with every tensor on `device`."""
+        """The same clips with every tensor on `device`.
+
+        Raises:
+            ValueError: PyTorch has no such device here.
+        """
+        try:
+            torch.empty(0, device=torch.device(device))
+        except (RuntimeError, TypeError, AssertionError) as error:  # the last: PyTorch without CUDA
+            raise ValueError(f"device is {device!r}, which cannot be used here: {error}") from error
         moved = {name: getattr(self, name).to(device) for name in ("samples", "offsets", "frames", "targets")}
         return replace(self, **moved)
 
@@ -89,6 +101,7 @@ def trim_silence(clips: Clips) -> Clips:
     Many clips of ESC-50 are shorter sounds that were zero-padded: untrimmed, random crops of them would often be
     silent. The samples stay where they are; only offsets and lengths change.
     """
+    check("clips", clips, Clips)
     offsets, frames = clips.offsets.clone(), clips.frames.clone()
     for i in range(len(clips)):
         nonzero = clips.waveform(i).nonzero()
@@ -118,16 +131,15 @@ def load_clips(
 
     Raises:
         FileNotFoundError: the set has not been prepared at this rate.
-        ValueError: unknown set, impossible rate, a damaged file, or a fold without clips.
+        ValueError: unknown set, impossible rate, folds or device, a fold without clips, or a file that is damaged or
+            does not fit the others.
     """
     folder = prepared_folder(dataset, sample_rate, data_dir)
+    folds = get_dataset(dataset).folds if folds is None else folds
+    check_folds("folds", folds, dataset)
     metadata = read_metadata(folder)
     table = read_clip_table(folder / "clips.csv")
-    try:
-        # Copy-on-write: torch needs writable memory, and the file must not change.
-        samples = torch.from_numpy(np.load(folder / "clips.npy", mmap_mode="c"))
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{folder / 'clips.npy'} cannot be read ({error}); {how_to_repair(folder)}") from error
+    samples = _read_samples(folder / "clips.npy")
     if len(samples) != table["frames"].sum() or len(table) != metadata["clips"]:
         raise ValueError(
             f"{folder}: clips.npy holds {len(samples)} samples and clips.csv {len(table)} clips of "
@@ -135,9 +147,9 @@ def load_clips(
         )
     clips = Clips(
         samples=samples,
-        offsets=torch.tensor(table["offset"].to_numpy("int64")),
-        frames=torch.tensor(table["frames"].to_numpy("int64")),
-        targets=torch.tensor(table["target"].to_numpy("int64")),
+        offsets=torch.tensor(table["offset"].to_numpy()),
+        frames=torch.tensor(table["frames"].to_numpy()),
+        targets=torch.tensor(table["target"].to_numpy()),
         table=table,
         dataset=dataset,
         classes=tuple(metadata["classes"]),
@@ -145,49 +157,88 @@ def load_clips(
         subset=metadata["subset"],
         source_sha256=metadata["origin"]["sha256"],
     )
-    return clips.in_folds(get_dataset(dataset).folds if folds is None else folds).to(device)
+    return clips.in_folds(folds).to(device)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """The `dataset.json` of a prepared set.
+    """The `dataset.json` of a prepared set; what the library uses of it is as `prepare` wrote it.
 
     Raises:
         FileNotFoundError: the set has not been prepared.
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or of another set or rate than the folder's name.
     """
-    path = folder / "dataset.json"
+    path, (spec, sample_rate) = folder / "dataset.json", _set_of(folder)
     if not path.is_file():
-        name, _, rate = folder.name.rpartition("-")
         raise FileNotFoundError(
-            f"{path} is missing: {name} has not been prepared at {rate} Hz in {folder.parent}; "
-            f'call esc_lib.prepare("{name}", {rate}) or run notebooks/01_prepare_data.ipynb'
+            f"{path} is missing: {spec.name} has not been prepared at {sample_rate} Hz in {folder.parent}; "
+            f'call esc_lib.prepare("{spec.name}", {sample_rate}) or run notebooks/01_prepare_data.ipynb'
         )
+    metadata = read_json(path, dict, remedy=how_to_repair(folder))
+    if "source" in metadata:  # its name in older sets
+        metadata["origin"] = metadata.pop("source")
+    expected = {"dataset": spec.name, "sample_rate": sample_rate, "classes": list(spec.classes)}
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        if "source" in metadata:  # its name in older sets
-            metadata["origin"] = metadata.pop("source")
-        missing = {"clips", "classes", "subset", "origin"} - set(metadata)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); {how_to_repair(folder)}") from error
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; {how_to_repair(folder)}")
+        if missing := sorted({*expected, "subset", "clips", "origin"} - set(metadata)):
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        for key, value in expected.items():
+            if metadata[key] != value:
+                raise ValueError(f"{key} is {reprlib.repr(metadata[key])}, not {reprlib.repr(value)}")
+        check("subset", metadata["subset"], bool)
+        check("clips", metadata["clips"], int, 1, 10**9)
+        check("origin", metadata["origin"], dict)
+        check("origin's sha256", metadata["origin"].get("sha256"), str)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or another set's: {error}; {how_to_repair(folder)}") from error
     return metadata
 
 
 def read_clip_table(path: Path) -> pd.DataFrame:
-    """The `clips.csv` of a prepared set.
+    """The `clips.csv` of a prepared set: columns `COLUMNS`, in which every number is an int64.
 
     Raises:
-        ValueError: missing, or without one of its columns.
+        ValueError: missing or damaged, or a row that does not fit the set, or the row before it.
     """
-    try:
-        table = pd.read_csv(path).rename(columns={"source": "recording"})  # its name in older sets
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); {how_to_repair(path.parent)}") from error
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; {how_to_repair(path.parent)}")
+    spec, sample_rate = _set_of(path.parent)
+    repair = how_to_repair(path.parent)
+    table = read_columns(path, COLUMNS, remedy=repair, former={"source": "recording"}).apply(as_numbers)
+    if texts := [name for name in ("fold", "target", "offset", "frames") if table[name].dtype != "int64"]:
+        raise ValueError(f"{path} has something else than whole numbers in {', '.join(texts)}; {repair}")
+    classes, ends = np.array(spec.classes), table["frames"].cumsum()
+    problems = [
+        ("a class that is not the set's", ~table["target"].between(0, len(classes) - 1)),
+        (
+            "a category that is not its target's",
+            table["category"] != classes[table["target"].clip(0, len(classes) - 1)],
+        ),
+        ("a fold that is not the set's", ~table["fold"].isin(spec.folds)),
+        ("no samples, or too many", ~table["frames"].between(1, round(spec.seconds * sample_rate))),
+        ("an offset that is not the end of the clip before it", table["offset"] != ends - table["frames"]),
+        ("a file or recording without a name", (table["file"] == "") | (table["recording"].astype(str) == "")),
+        ("a file that another row has too", table["file"].duplicated()),
+    ]
+    for problem, rows in problems:
+        if rows.any():
+            row = table[rows].iloc[0].to_dict()
+            raise ValueError(f"{path}: {int(rows.sum())} row(s) with {problem}; the first is {row}; {repair}")
     return table
+
+
+def _read_samples(path: Path) -> Tensor:
+    """The samples of a prepared set, `(total,)` int16, as the memory-mapped file."""
+    try:
+        # Copy-on-write: torch needs writable memory, and the file must not change.
+        samples = np.load(path, mmap_mode="c")
+        if not isinstance(samples, np.ndarray) or samples.dtype != np.int16 or samples.ndim != 1:
+            raise ValueError("expected 16-bit samples in one dimension")
+    except Exception as error:  # a damaged header makes numpy stumble in many ways
+        raise ValueError(f"{path} cannot be read ({error}); {how_to_repair(path.parent)}") from error
+    return torch.from_numpy(samples)
+
+
+def _set_of(folder: Path) -> tuple[Dataset, int]:
+    """The set and the rate in Hz that a prepared folder is named for."""
+    name, _, sample_rate = folder.name.rpartition("-")
+    return get_dataset(name), int(sample_rate)
 
 
 def how_to_repair(folder: Path) -> str:

@@ -4,15 +4,22 @@ Sources: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", AC
 J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research", ACM MM 2014 (UrbanSound8K).
 """
 
+import csv
+import os
+import re
 import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
+from esc_lib.arguments import as_path, check
 from esc_lib.paths import data_folder
 
+LARGEST_TABLE = 5_000_000  # bytes; UrbanSound8K's has 494,104
 ESC50_COMMIT = "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6"
 
 ESC50_CLASSES = (
@@ -145,8 +152,8 @@ def get_dataset(name: str) -> Dataset:
     >>> get_dataset("esc10").n_clips
     400
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
+    if not isinstance(name, str) or name not in DATASETS:
+        raise ValueError(f"unknown dataset {reprlib.repr(name)}: choose one of {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
@@ -161,7 +168,7 @@ def check_folds(name: str, folds: object, dataset: str, *, may_be_empty: bool = 
     known = get_dataset(dataset).folds
     right = isinstance(folds, list | tuple) and all(type(fold) is int and fold in known for fold in folds)
     if not right or len(set(folds)) != len(folds) or not (folds or may_be_empty):  # type: ignore[call-overload, arg-type]
-        found = reprlib.repr(folds)
+        found = reprlib.repr(list(folds) if isinstance(folds, tuple) else folds)
         raise ValueError(f"{name} is {found}: expected at least one of {dataset}'s folds {list(known)}, each once")
 
 
@@ -170,15 +177,23 @@ def find_root(dataset: Dataset, folder: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: the table is not there.
+        ValueError: it is there more than once.
     """
-    folder = Path(folder)
-    for root in (folder, *sorted(child for child in folder.glob("*") if child.is_dir())):
-        if (root / dataset.table).is_file():
-            return root
-    raise FileNotFoundError(
-        f"{folder} is not {dataset.title}: expected {dataset.table} in it (or in a folder inside it); "
-        "pass the extracted folder or the downloaded archive as source"
-    )
+    folder = as_path("folder", folder)
+    candidates = (folder, *sorted(child for child in folder.glob("*") if child.is_dir()))
+    # os.path.isfile: a folder beside the set that may not be opened, such as lost+found, is passed over.
+    roots = [root for root in candidates if os.path.isfile(root / dataset.table)]
+    if not roots:
+        raise FileNotFoundError(
+            f"{folder} is not {dataset.title}: expected {dataset.table} in it (or in a folder inside it); "
+            "pass the extracted folder or the downloaded archive as source"
+        )
+    if len(roots) > 1:
+        raise ValueError(
+            f"{folder} holds {dataset.title} {len(roots)} times, in {' and '.join(map(str, roots))}: "
+            "remove one of them, or pass the other as source"
+        )
+    return roots[0]
 
 
 def read_table(dataset: Dataset, root: str | Path) -> pd.DataFrame:
@@ -191,41 +206,76 @@ def read_table(dataset: Dataset, root: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: the table cannot be read, lacks a column, or holds a row that does not fit the set.
     """
-    path = Path(root) / dataset.table
-    try:
-        raw = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}; expected {dataset.title}'s CSV") from error
-    missing = [column for column in dataset.columns if column not in raw.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks the column(s) {', '.join(missing)}: it has {', '.join(map(str, raw.columns))}; "
-            f"expected {dataset.title}'s own table"
-        )
-    if dataset.name == "esc10":
-        raw = raw[raw["category"].isin(dataset.classes)]  # ESC-10 is these ten classes of ESC-50
-    table = raw[list(dataset.columns)].set_axis(["file", "fold", "category", "recording"], axis="columns")
-    _check_rows(dataset, table, path)
+    path = as_path("root", root) / dataset.table
+    table = read_columns(path, dataset.columns, remedy=f"expected {dataset.title}'s own table")
+    table.columns = pd.Index(["file", "fold", "category", "recording"])
+    folds = pd.to_numeric(table["fold"], errors="coerce")  # spreadsheets make 1.0 of 1
+    _check_rows(dataset, table, folds, path)
+    table["fold"] = folds.astype("int64")
+    table["recording"] = as_numbers(table["recording"])
+    table = table[table["category"].isin(dataset.classes)]  # ESC-10 is ten of ESC-50's classes
     folder = "audio/fold" + table["fold"].astype(str) if dataset.name == "urbansound8k" else "audio"
-    table["file"] = folder + "/" + table["file"].astype(str)
-    table["target"] = table["category"].map(dataset.classes.index)
+    files, targets = folder + "/" + table["file"], table["category"].map(dataset.classes.index).astype("int64")
     columns = ["file", "fold", "target", "category", "recording"]
-    return table[columns].sort_values(["fold", "file"], ignore_index=True)
+    return table.assign(file=files, target=targets)[columns].sort_values(["fold", "file"], ignore_index=True)
 
 
-def _check_rows(dataset: Dataset, table: pd.DataFrame, path: Path) -> None:
+def _check_rows(dataset: Dataset, table: pd.DataFrame, folds: pd.Series, path: Path) -> None:
+    known = ESC50_CLASSES if dataset.name == "esc10" else dataset.classes
     problems = [
-        ("a class that is not in the set", ~table["category"].isin(dataset.classes)),
-        ("a fold that is not in the set", ~pd.to_numeric(table["fold"], errors="coerce").isin(dataset.folds)),
-        ("no file name", table["file"].isna()),
+        ("a class that is not in the set", ~table["category"].isin(known)),
+        ("a fold that is not in the set", ~folds.isin(dataset.folds)),
+        ("no file name", table["file"] == ""),
         ("a duplicated file name", table["file"].duplicated()),
         # A table from elsewhere must not point outside the set's folder.
-        ("a file name with a folder in it", table["file"].astype(str).str.contains(r"[/\\]")),
+        ("a folder in its file name, or a name that not every system allows", ~table["file"].map(_is_file_name)),
+        ("no recording", table["recording"].str.strip() == ""),
     ]
     for problem, rows in problems:
         if rows.any():
-            row = table[rows].iloc[0].to_dict()
+            row = reprlib.repr(table[rows].iloc[0].to_dict())
             raise ValueError(f"{path}: {int(rows.sum())} row(s) with {problem}; the first is {row}")
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a file can have this name on POSIX and Windows, which drops a dot or space at the end."""
+    return len(name.encode()) <= 255 and bool(re.fullmatch(r"[^/\\:\x00-\x1f]*[^/\\:\x00-\x1f .]", name))
+
+
+def read_columns(
+    path: Path, names: Sequence[str], *, remedy: str, former: Mapping[str, str] = MappingProxyType({})
+) -> pd.DataFrame:
+    """Some columns of a CSV file, every cell as text; blank lines are skipped.
+
+    pandas would guess types cell by cell, and take gigabytes for a line of commas.
+
+    Args:
+        path, names: the file, and the columns.
+        remedy: what to do about a damaged file, as the end of a message.
+        former: older names of columns, and the present ones.
+
+    Raises:
+        ValueError: it is missing, damaged or too large, lacks a column, or has a row that is not as long as the first.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            if (size := os.fstat(file.fileno()).st_size) > LARGEST_TABLE:
+                raise ValueError(f"it has {size} bytes, which is too many")
+            header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+        uneven = next((row for row in rows if len(row) != len(header)), None)
+        if uneven is not None:
+            raise ValueError(f"a row has {len(uneven)} cells, the first has {len(header)}: {reprlib.repr(uneven)}")
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}); {remedy}") from error
+    places = {former.get(name, name): place for place, name in enumerate(header)}
+    if missing := [name for name in names if name not in places]:
+        raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}: it has {reprlib.repr(header)}; {remedy}")
+    return pd.DataFrame({name: pd.Series([row[places[name]] for row in rows], dtype=str) for name in names})
+
+
+def as_numbers(cells: pd.Series) -> pd.Series:
+    """Cells of text as int64 if all are whole numbers, else as they are."""
+    return cells.astype("int64") if cells.str.fullmatch(r"-?[0-9]{1,18}").all() else cells
 
 
 def prepared_folder(dataset: str, sample_rate: int, data_dir: str | Path | None = None) -> Path:
@@ -240,6 +290,5 @@ def prepared_folder(dataset: str, sample_rate: int, data_dir: str | Path | None 
     >>> prepared_folder("esc10", 16000, data_dir="/sounds").name
     'esc10-16000'
     """
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 1000 <= sample_rate <= 192_000:
-        raise ValueError(f"sample_rate {sample_rate!r}: expected a whole number of Hz from 1000 to 192000, say 16000")
+    check("sample_rate in Hz", sample_rate, int, 1000, 192_000)
     return data_folder(data_dir) / f"{get_dataset(dataset).name}-{sample_rate}"

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import re
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,25 +12,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import soundfile
-import soxr
 from tqdm import tqdm
 
+from esc_lib.arguments import as_path, check
 from esc_lib.data.archives import extract
+from esc_lib.data.audio import Samples, explain_read_errors, read_int16
 from esc_lib.data.clips import COLUMNS, read_metadata
 from esc_lib.data.datasets import Dataset, find_root, get_dataset, prepared_folder, read_table
 from esc_lib.data.download import file_hash
 from esc_lib.data.sources import official_recordings
-from esc_lib.files import atomic_folder, explain_write_errors
+from esc_lib.files import atomic_folder, explain_write_errors, file_lock, remove_parts, temporary_folder
 
-Waveform = npt.NDArray[np.float32]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_AGAIN = "download it again"
-# In libsndfile's log, if an ogg was cut off inside a page, between two pages, or inside its last one.
-_CUT_OGG = ("without an End-Of-Stream", "Last page lacks an end-of-stream", "Junk after the last page")
 
 
 def prepare(
@@ -48,7 +42,7 @@ def prepare(
     Every recording is decoded, averaged to mono, resampled, truncated to the set's longest duration (5 s for ESC, 4 s
     for UrbanSound8K) and rounded to 16 bits. The folder holds `clips.npy`, `clips.csv` and `dataset.json`, and gets its
     name only once it is complete: if a run is killed, run it again. A set that is already prepared is kept, unless
-    `source` holds other recordings.
+    `source` holds other recordings. While one process prepares a set, others that want to prepare it too wait.
 
     Args:
         dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
@@ -58,20 +52,32 @@ def prepare(
         subset: accept a source with fewer clips than were published, and mark the prepared set as a subset.
 
     Raises:
-        ValueError: unknown set, impossible rate, a recording or table that cannot be read, or fewer clips than were
-            published although `subset` is not set.
+        ValueError: unknown set, impossible rate, a recording or table that cannot be read or is damaged, or fewer clips
+            than were published although `subset` is not set.
         FileNotFoundError: `source` does not exist, is another set, or lacks recordings that its table lists.
         DownloadError: the official download failed.
         WriteError: the folder cannot be written.
     """
+    check("subset", subset, bool)
     spec = get_dataset(dataset)
     folder = prepared_folder(dataset, sample_rate, data_dir)
-    if source is not None and not Path(source).expanduser().exists():
+    source = None if source is None else as_path("source", source)
+    if source and not source.is_dir() and not source.is_file():
         raise FileNotFoundError(f"source {source} does not exist (seen from {Path.cwd()}): pass a folder or an archive")
     if source is None and _is_ready(folder, subset):
         return folder
-    with explain_write_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    data = folder.parent
+    with explain_write_errors(data):
+        data.mkdir(parents=True, exist_ok=True)
+    with file_lock(data / f".{spec.name}.lock"):
+        for place in filter(Path.is_dir, (data, data / "sources", data / "downloads")):
+            remove_parts(place, folder.name, spec.name, f"unpacking-{spec.name}")
+        if source or not _is_ready(folder, subset):  # another process may have prepared it in the meantime
+            _prepare(spec, sample_rate, folder, source, subset)
+    return folder
+
+
+def _prepare(spec: Dataset, sample_rate: int, folder: Path, source: Path | None, subset: bool) -> None:
     with _open_source(spec, source, folder.parent) as (name, opened):
         root = find_root(spec, opened)
         table = read_table(spec, root)
@@ -85,26 +91,25 @@ def prepare(
                 )
             metadata = _describe(spec, sample_rate, is_subset, {"name": name, "sha256": source_sha256})
             _pack(spec, table, root, folder, metadata)
-    return folder
 
 
 @contextmanager
-def _open_source(spec: Dataset, source: str | Path | None, data: Path) -> Iterator[tuple[str, Path]]:
+def _open_source(spec: Dataset, source: Path | None, data: Path) -> Iterator[tuple[str, Path]]:
     """The source's name (without its path) and a folder with its recordings, which may exist only inside the block."""
     if source is None:
         yield "official", official_recordings(spec, data / "sources" / spec.name, data / "downloads")
         return
-    source = Path(source).expanduser().resolve()
+    source = source.resolve()
     if source.is_dir():
         yield source.name, source
         return
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=data) as folder:
-        yield source.name, extract(source, Path(folder) / "set", max_bytes=spec.max_bytes)
+    with temporary_folder(data, f"unpacking-{spec.name}") as folder:
+        yield source.name, extract(source, folder / "set", max_bytes=spec.max_bytes)
 
 
 def _check_complete(spec: Dataset, table: pd.DataFrame, root: Path, subset: bool) -> bool:
     """Whether the table is a subset. Raises if that is not allowed, or if a file is missing."""
-    absent = [file for file in table["file"] if not (root / file).is_file()]
+    absent = [file for file in table["file"] if not os.path.isfile(root / file)]  # Path's raises for long names
     if absent:
         raise FileNotFoundError(
             f"{root} lacks {len(absent)} of the {len(table)} recordings in {spec.table}: {', '.join(absent[:5])}"
@@ -133,59 +138,21 @@ def _is_ready(folder: Path, subset: bool, source_sha256: str | None = None) -> b
 
 def _hash_recordings(spec: Dataset, table: pd.DataFrame, root: Path) -> str:
     """SHA-256 of the table and every recording in it: the same recordings have the same hash wherever they are."""
+
+    def of(file: str) -> str:
+        with explain_read_errors(root / file):
+            return file_hash(root / file)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = list(pool.map(lambda file: file_hash(root / file), [spec.table, *table["file"]]))
+        hashes = list(pool.map(of, [spec.table, *table["file"]]))
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def read_audio(path: str | Path) -> tuple[Waveform, int]:
-    """Decodes a recording (anything libsndfile reads) and averages its channels.
-
-    Returns:
-        waveform `(frames,)` float32, full scale at 1.0, and its sampling rate in Hz.
-
-    Raises:
-        ValueError: the file is empty, truncated, not audio, or has samples that are not finite.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            channels = file.read(dtype="float32", always_2d=True)
-            log, rate = file.extra_info, file.samplerate
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path} cannot be decoded ({error.error_string}): not audio, or damaged; {_AGAIN}") from error
-    # libsndfile decodes what is left of a truncated file and mentions it only in its log.
-    cut = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    if cut or any(sign in log for sign in _CUT_OGG):
-        detail = f": it has {cut[2]} of {cut[1]} bytes of audio" if cut else ""
-        raise ValueError(f"{path} is truncated{detail}; {_AGAIN}")
-    if len(channels) == 0:
-        raise ValueError(f"{path} holds no samples; {_AGAIN}")
-    if not np.isfinite(channels).all():
-        raise ValueError(f"{path} holds samples that are not finite (NaN or infinite): repair or remove it")
-    return channels.mean(axis=1), rate
-
-
-def to_int16(waveform: Waveform, rate: int, sample_rate: int, seconds: float) -> npt.NDArray[np.int16]:
-    """Resamples a waveform, truncates it to `seconds` and rounds it to 16 bits.
-
-    Args:
-        waveform: full scale at 1.0.
-        rate, sample_rate: of the waveform and of the result, in Hz.
-        seconds: longest duration of the result.
-
-    Shape:
-        `(frames,)` -> `(at most seconds * sample_rate,)`
-    """
-    resampled = soxr.resample(waveform, rate, sample_rate)
-    cut = resampled[: round(seconds * sample_rate)]
-    return np.clip(np.rint(cut * 32768), -32768, 32767).astype(np.int16)
 
 
 def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, metadata: dict[str, Any]) -> None:
     """Writes the prepared folder; an older one is replaced only once the new one is complete."""
     rate = metadata["sample_rate"]
     with atomic_folder(folder, replace=True) as making:
-        clips = _map_ahead(lambda file: to_int16(*read_audio(root / file), rate, spec.seconds), table["file"])
+        clips = _map_ahead(lambda file: read_int16(root / file, rate, spec.seconds), table["file"])
         progress = tqdm(clips, desc=f"{spec.title} at {rate} Hz", total=len(table), unit="clip")
         frames = _write_end_to_end(making / "clips.npy", progress)
         offsets = np.cumsum([0, *frames[:-1]])
@@ -206,7 +173,7 @@ def _map_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead:
             yield pending.popleft().result()
 
 
-def _write_end_to_end(path: Path, clips: Iterable[npt.NDArray[np.int16]]) -> list[int]:
+def _write_end_to_end(path: Path, clips: Iterable[Samples]) -> list[int]:
     """Writes int16 arrays as one `.npy` file, never all in memory, and returns the length of each."""
     frames = []
     with open(path, "wb") as file:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,11 +10,13 @@ from esc_lib.data.archives import extract
 from esc_lib.data.datasets import Dataset, find_root, read_table
 from esc_lib.data.download import DownloadError, download, file_hash
 from esc_lib.data.synthetic import make_synthetic
-from esc_lib.files import explain_write_errors
+from esc_lib.files import explain_write_errors, temporary_folder
 
 ESC50_TABLE_SHA256 = "ca660da60191a97de289983a05821c9382d852a38a2ba8428980816b68cf6246"
 ESC50_WAV_BYTES = 441_044
 ESC50_MD5_INDEX = "https://zenodo.org/records/11176809/files/esc50_index_2.0.json"
+# Of 264,164 bytes with the MD5 7f1bf89ff69ee6aaa5c7018a75de73cf, by which the loader "soundata" verifies this index.
+ESC50_MD5_INDEX_SHA256 = "13c2dc51adf28481b2a6400e4698bc9d8f9c621f93d783270b204e187285ee76"
 URBANSOUND8K_MIRROR = "https://s3.amazonaws.com/pytorch-tutorial-assets/UrbanSound8K.tar.gz"
 
 
@@ -49,9 +50,9 @@ def official_recordings(spec: Dataset, folder: Path, downloads: Path) -> Path:
 
 
 def _fetch_esc50(spec: Dataset, folder: Path, downloads: Path) -> Path:
-    archive = download(spec.url, downloads / "ESC-50.zip")
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=downloads) as temporary:
-        unpacked = extract(archive, Path(temporary) / "set", max_bytes=spec.max_bytes)
+    archive = download(spec.url, downloads / "ESC-50.zip", max_bytes=spec.max_bytes)
+    with temporary_folder(downloads, f"unpacking-{spec.name}") as temporary:
+        unpacked = extract(archive, temporary / "set", max_bytes=spec.max_bytes)
         if file_hash(archive) != spec.sha256:  # GitHub does not guarantee an archive's bytes: check its contents
             _check_esc50_contents(find_root(spec, unpacked), archive)
         with explain_write_errors(folder):
@@ -75,13 +76,10 @@ def _check_esc50_contents(root: Path, archive: Path) -> None:
 
 
 def _fetch_esc10(spec: Dataset, folder: Path) -> Path:
-    """Downloads ESC-10's 400 files, each verified by its published MD5; existing ones are not downloaded again."""
+    """Downloads ESC-10's 400 files, unless they are there; each is verified by its MD5 in an index that is pinned."""
     download(spec.url + spec.table, folder / spec.table, sha256=ESC50_TABLE_SHA256)
-    index = download(ESC50_MD5_INDEX, folder / "esc50_index_2.0.json")
-    try:
-        clips = json.loads(index.read_text(encoding="utf-8"))["clips"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is not the published index ({error}): delete it and prepare again") from error
+    index = download(ESC50_MD5_INDEX, folder / "esc50_index_2.0.json", sha256=ESC50_MD5_INDEX_SHA256)
+    clips = json.loads(index.read_text(encoding="utf-8"))["clips"]
     for file in tqdm(read_table(spec, folder)["file"], desc="ESC-10", unit="file"):
         _, md5 = clips[Path(file).stem]["audio"]
         download(spec.url + file, folder / file, md5=md5, size=ESC50_WAV_BYTES)

@@ -17,6 +17,7 @@ alone does not give the class away.
 """
 
 import csv
+import os
 import wave
 from collections.abc import Callable
 from itertools import product
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
+from esc_lib.arguments import as_path, check
 from esc_lib.files import atomic_folder
 
 SAMPLE_RATE = 44100  # Hz
@@ -240,14 +242,17 @@ def make_synthetic(root: str | Path, *, seed: int = 0, clips_per_class: int = 4)
 
     Args:
         root, seed: the folder to create, which is returned, and a number from 0; another gives other clips.
-        clips_per_class: clips of each class in each of the 5 folds; 4 makes 200 clips, 88 MB.
+        clips_per_class: clips of each class in each of the 5 folds, at most 1000; 4 makes 200 clips, 88 MB.
 
     Raises:
+        ValueError: an argument is not what it has to be.
         FileExistsError: `root` exists already.
         WriteError: it cannot be written.
     """
-    root = Path(root)
-    if root.exists():
+    root = as_path("root", root)
+    check("seed", seed, int, 0, 2**63 - 1)
+    check("clips_per_class", clips_per_class, int, 1, 1000)  # `_write_clip` numbers them with three digits
+    if os.path.lexists(root):
         raise FileExistsError(f"{root} exists already: delete it or name another folder for the synthetic data set")
     with atomic_folder(root) as part:
         for folder in ("audio", "meta"):
