@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from esc_lib import load_clips
 from esc_lib.bench import benchmark_table, matmul_size, measure
 from esc_lib.bench.measure import VARIANTS, WARMUP_STEPS, full_batches, gflop_per_clip, in_turns, our_step, plain_step
 from esc_lib.training.batches import batches
+from esc_lib.training.recipes import recipe
 
 BENCH = sys.modules["esc_lib.bench.measure"]  # whose name is a function's too
 ROOT = Path(__file__).parents[1]
@@ -149,6 +151,28 @@ def test_the_command_prints_a_table_and_writes_json(data_dir, monkeypatch, capsy
     assert row["architecture"] == "tiny" and row["batch_size"] == 4
     assert min(row["clips_per_second"].values()) > 0 and row["memory_gb"] > 0.1
     assert benchmark_table([row]).to_string(index=False) in capsys.readouterr().out
+
+
+def test_the_speedrun_trains_every_fold_anew_and_keeps_a_record_if_asked(tmp_path, monkeypatch, capsys):
+    command = importlib.import_module("esc_lib.bench.speedrun")
+    records = sys.modules["esc_lib.results.records"]
+    monkeypatch.setattr(tiny, "RATE", 8000)
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("ESC_DATA", str(tiny.write_set(tmp_path / "data", tiny.tones((1, 2, 3, 4, 5), per_class=1))))
+    monkeypatch.setenv("ESC_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(command, "prepare", lambda dataset, rate: None)
+    small = partial(recipe, dataset="synthetic", kind="fast", crop_samples=400, batch_size=11, crops=2, epochs=1)
+    asked = []
+    monkeypatch.setattr(command, "recipe", lambda *names, **settings: asked.append((names, settings)) or small("m3"))
+    monkeypatch.setattr("sys.argv", ["speedrun", "m3", "--epochs", "2", "--save"])
+    command.main()
+    (names, settings), printed = asked[0], capsys.readouterr().out
+    assert names == ("m3", "esc10") and settings["kind"] == "fast" and settings["epochs"] == 2
+    (record,) = (tmp_path / "results").glob("m3-synthetic-*.json")
+    found = records.load_record(record.stem)
+    assert sorted(found.runs["fold"]) == [1, 2, 3, 4, 5] and found.runs["processor_minutes"].notna().all()
+    assert f"m3: {found.runs['accuracy'].mean():.1%} in " in printed and record.name in printed
+    assert not list((tmp_path / "runs").iterdir()), "its runs are not kept"
 
 
 def test_there_is_a_record():

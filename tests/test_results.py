@@ -11,16 +11,28 @@ from nbconvert.filters.markdown import markdown2html
 
 from esc_lib.models import ARCHITECTURES
 from esc_lib.paths import RESULTS
-from esc_lib.results.records import load_record, overview
+from esc_lib.results.records import load_record, overview, speed_board
 from esc_lib.results.tables import BEGIN, END, TABLES, TAG, execute_tagged, markdown, with_table
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", TABLES)
-def test_a_page_shows_the_records(page):
+@pytest.mark.parametrize(("page", "name"), TABLES)
+def test_a_page_shows_the_records(page, name):
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert with_table(text, TABLES[page]()) == text, "call `make results`"
+    assert with_table(text, name, TABLES[page, name]()) == text, "call `make results`"
+
+
+def test_the_speed_board_is_computed_from_whole_cross_validations():
+    board = speed_board()
+    minutes = board["processor minutes, five folds"].astype(float)
+    assert minutes.is_monotonic_increasing
+    for row in board.itertuples(index=False):
+        network, _, epochs = row.network.removesuffix(" epochs").partition(", ")
+        of = [load_record(path.stem) for path in RESULTS.glob(f"{network}-esc10-*.json")]
+        (found,) = [one for one in of if one.config.one_cycle and one.config.epochs == int(epochs)]
+        assert sorted(set(found.runs["fold"])) == [1, 2, 3, 4, 5]
+        assert row.accuracy == f"{100 * found.predictions.eval('true == predicted').mean():.1f}"
 
 
 def test_the_overview_has_a_row_a_network_and_humans_below():
@@ -89,11 +101,14 @@ def test_markup_in_a_table_is_shown_as_it_is():
 
 def test_the_text_around_the_table_is_kept():
     table = pd.DataFrame({"network": ["m5"]})
-    text = with_table(f"before\n{BEGIN}old table\n{END}after\n", table)
-    assert text.startswith(f"before\n{BEGIN}\n| network |") and text.endswith(f"|\n\n{END}after\n")
-    assert "old table" not in text and with_table(text, table) == text
-    with pytest.raises(ValueError, match="needs one line"):
-        with_table("no marks", table)
+    begin, end = BEGIN.format(name="a"), END.format(name="a")
+    other = BEGIN.format(name="b") + "kept\n" + END.format(name="b")
+    text = with_table(f"before\n{begin}old table\n{end}{other}after\n", "a", table)
+    assert text.startswith(f"before\n{begin}\n| network |") and text.endswith(f"|\n\n{end}{other}after\n")
+    assert "old table" not in text and with_table(text, "a", table) == text
+    for name in ("c", "b c"):
+        with pytest.raises(ValueError, match="needs one line"):
+            with_table(text, name, table)
 
 
 def test_only_tagged_cells_are_executed():

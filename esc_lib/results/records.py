@@ -98,6 +98,23 @@ def _measured(found: CrossValidation) -> tuple[str, str, int, str]:
     )
 
 
+def speed_board(dataset: str = "esc10") -> pd.DataFrame:
+    """What processor time buys: a row per record of a fast recipe on all folds, the quickest first (accuracy in %)."""
+    rows = []
+    for path in RESULTS.glob("*.json"):
+        found = load_record(path.stem)
+        minutes = found.runs["processor_minutes"].sum(skipna=False) / found.runs["seed"].nunique()
+        whole = set(found.runs["fold"]) == set(get_dataset(dataset).folds) and found.config.dataset == dataset
+        if recipe_kind(found.config) == "fast" and whole and math.isfinite(minutes):
+            last = read_json(path, dict)["sessions"][-1]
+            accuracy = f"{100 * found.runs['accuracy'].mean():.1f}"
+            network = f"{found.config.architecture}, {found.config.epochs} epochs"
+            rows.append((minutes, network, accuracy, last["date"], last["device"], last["commit"][:7]))
+    rows.sort()
+    columns = ["processor minutes, five folds", "network", "accuracy", "date", "machine", "commit"]
+    return pd.DataFrame([(f"{minutes:.1f}", *row) for minutes, *row in rows], columns=columns)
+
+
 def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> Path:
     """Writes the record of a finished cross-validation.
 

@@ -9,14 +9,19 @@ import pandas as pd
 
 from esc_lib.notebooks import printable
 from esc_lib.paths import REPOSITORY
-from esc_lib.results.records import measured_results, overview
+from esc_lib.results.records import measured_results, overview, speed_board
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
     from nbformat import NotebookNode
 
-BEGIN, END = "<!-- measured: from data/results, by `make results` -->\n", "<!-- end of measured -->\n"
-TABLES: dict[str, Callable[[], pd.DataFrame]] = {"README.md": overview, "docs/results.md": measured_results}
+# A table stands between two marks with its name, in these pages.
+BEGIN, END = "<!-- {name}: from data/results, by `make results` -->\n", "<!-- end of {name} -->\n"
+TABLES: dict[tuple[str, str], Callable[[], pd.DataFrame]] = {
+    ("README.md", "overview"): overview,
+    ("README.md", "speed"): speed_board,
+    ("docs/results.md", "records"): measured_results,
+}
 TAG = "results"  # of cells that show records, and run without any other cell
 # What Markdown, HTML or MathJax would take for markup; inside a word `_` is none, and a bracket alone makes no link.
 MARKUP = re.compile(r"[\\`*<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|](?=\()")
@@ -46,16 +51,17 @@ def results_table(*networks: str) -> "Markdown":
     return Markdown(markdown(measured_results(*networks)))
 
 
-def with_table(text: str, table: pd.DataFrame) -> str:
-    """A text with a table between its marks, in place of what was there.
+def with_table(text: str, name: str, table: pd.DataFrame) -> str:
+    """A text with a table between the marks of that name, in place of what was there.
 
     Raises:
         ValueError: the text has no such marks.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"the text needs one line {BEGIN.strip()} and after it one line {END.strip()}")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{markdown(table)}\n{END}{rest.split(END)[1]}"
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"the text needs one line {begin.strip()} and after it one line {end.strip()}")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{markdown(table)}\n{end}{rest.split(end)[1]}"
 
 
 def execute_tagged(notebook: "NotebookNode") -> None:
@@ -78,9 +84,9 @@ def write_tables() -> None:
     """Writes the README, `docs/results.md` and every notebook that shows records."""
     import nbformat
 
-    for name, table in TABLES.items():
-        path = REPOSITORY / name
-        path.write_text(with_table(path.read_text(encoding="utf-8"), table()), encoding="utf-8", newline="\n")
+    for (page, name), table in TABLES.items():
+        path = REPOSITORY / page
+        path.write_text(with_table(path.read_text(encoding="utf-8"), name, table()), encoding="utf-8", newline="\n")
     for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         before = nbformat.writes(notebook)
