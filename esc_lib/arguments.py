@@ -31,7 +31,15 @@ def check(name: str, value: object, kind: type, low: float | None = None, high: 
         span = f" from {low} to {high}" if low is not None else ""
         # PyYAML, and with it papermill, takes 1e-3 for text.
         hint = " (in YAML write 1.0e-3, not 1e-3)" if kind is float and isinstance(value, str) else ""
-        raise ValueError(f"{name} is {reprlib.repr(value)}: expected {WORDS.get(kind, kind.__name__)}{span}{hint}")
+        raise ValueError(f"{name} is {shown(value)}: expected {WORDS.get(kind, kind.__name__)}{span}{hint}")
+
+
+def shown(value: object) -> str:
+    """A value for a message, in a line at most."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def as_path(name: str, value: object) -> Path:
@@ -44,12 +52,12 @@ def as_path(name: str, value: object) -> Path:
         ValueError: it is no path, empty, or one that no system could have.
     """
     if not isinstance(value, str | os.PathLike) or not (text := os.fspath(value)) or not isinstance(text, str):
-        raise ValueError(f"{name} is {reprlib.repr(value)}: expected the path of a file or folder")
+        raise ValueError(f"{name} is {shown(value)}: expected the path of a file or folder")
     try:
         path = Path(text).expanduser()
         os.lstat(path)
     except (ValueError, RuntimeError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
             return path  # whatever is there, or not: the caller says what it needs
-        raise ValueError(f"{name} is {reprlib.repr(value)}, which is no path here: {error}") from error
+        raise ValueError(f"{name} is {shown(value)}, which is no path here: {error}") from error
     return path

@@ -11,7 +11,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -82,9 +82,15 @@ def _replace(part: Path, path: Path) -> None:
 
 @contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A new folder in `parent` that is gone when the block ends; if the process is killed, `remove_parts` finds it."""
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", suffix=".part", dir=parent) as temporary:
-        yield Path(temporary)
+    """A new folder in `parent` that is gone when the block ends; if the process is killed, `remove_parts` finds it.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    with ExitStack() as stack:
+        with explain_write_errors(parent):
+            temporary = tempfile.TemporaryDirectory(prefix=f".{name}-", suffix=".part", dir=parent)
+        yield Path(stack.enter_context(temporary))
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def test_the_message_stays_short_and_helps_with_yaml():
     with pytest.raises(ValueError) as caught:
         check("x", "a" * 10**6, int)
     assert len(str(caught.value)) < 200
+    with pytest.raises(ValueError, match="^x is a number of thousands of digits: expected a whole number from 0 to 9$"):
+        check("x", 10**6000, int, 0, 9)
 
 
 def test_a_path_is_one_that_a_system_could_have(tmp_path, monkeypatch):

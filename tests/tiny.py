@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import esc_lib.models
-from esc_lib.data.datasets import ESC10_CLASSES
+from esc_lib.data.datasets import get_dataset
 from esc_lib.training.config import TrainConfig
 from esc_lib.training.runs import Run, make_run_folder, open_run
 
@@ -100,7 +100,7 @@ def write_set(data_dir: Path, sounds: list[Sound], dataset: str = "synthetic", s
             "file": [f"audio/{i:03d}.wav" for i in range(len(sounds))],
             "fold": [fold for fold, _, _ in sounds],
             "target": [target for _, target, _ in sounds],
-            "category": [ESC10_CLASSES[target] for _, target, _ in sounds],
+            "category": [get_dataset(dataset).classes[target] for _, target, _ in sounds],
             "offset": np.cumsum([0, *frames[:-1]]),
             "frames": frames,
             "recording": range(len(sounds)),
@@ -111,7 +111,7 @@ def write_set(data_dir: Path, sounds: list[Sound], dataset: str = "synthetic", s
         "dataset": dataset,
         "title": "tiny",
         "sample_rate": RATE,
-        "classes": list(ESC10_CLASSES),
+        "classes": list(get_dataset(dataset).classes),
         "subset": subset,
         "origin": {"name": "tests", "sha256": "5" * 64},
         "licence": "none",

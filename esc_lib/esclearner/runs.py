@@ -42,6 +42,6 @@ def read_run(path: Path, settings: dict[str, Any]) -> EscLearnerRun | None:
             f"{path} is a run of esc-learner's first format, without a checkpoints.json: neither epoch nor accuracy of "
             "its checkpoints is known, so it cannot be opened; train again"
         )
-    run = EscLearnerRun(path, config, read_history(path, config.epochs))
+    run = EscLearnerRun(path, config, read_history(path, config.epochs, may_diverge=True))
     run.checkpoints = read_checkpoints(run)
     return run

@@ -52,7 +52,12 @@ def results_table(*networks: str) -> "Markdown":
 
 
 def with_table(text: str, name: str, table: pd.DataFrame) -> str:
-    """A text with a table between the marks of that name, in place of what was there.
+    """A text with a table between two marks, in place of what was there.
+
+    Args:
+        text: of the page.
+        name: of the marks.
+        table: as it is shown.
 
     Raises:
         ValueError: the text has no such marks.

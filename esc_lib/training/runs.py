@@ -308,12 +308,13 @@ def load_run(path: str | Path) -> Run:
     return run
 
 
-def read_history(path: Path, epochs: int) -> dict[str, dict[int, float]]:
+def read_history(path: Path, epochs: int, *, may_diverge: bool = False) -> dict[str, dict[int, float]]:
     """The history of a run directory; JSON has epochs as text.
 
     Args:
         path: the run directory.
         epochs: the run's last epoch.
+        may_diverge: whether the training went on when its loss was infinite or not a number.
 
     Raises:
         ValueError: it is missing or damaged, or holds something else than a number for each of some epochs.
@@ -323,7 +324,10 @@ def read_history(path: Path, epochs: int) -> dict[str, dict[int, float]]:
     for key in HISTORY_KEYS:
         values = written.get(key, {})
         for epoch, value in values.items() if isinstance(values, dict) else [("", values)]:
-            right = _is_number(value, *((0, 1) if key.endswith("acc") else ()))
+            if key.endswith("acc"):
+                right = _is_number(value, 0, 1)
+            else:
+                right = _is_number(value) or (may_diverge and isinstance(value, float))
             if not right or not re.fullmatch(r"[1-9]\d{0,8}", epoch) or int(epoch) > epochs:
                 _refuse(path / "history.json", {key: {epoch: value}})
             history[key][int(epoch)] = value
