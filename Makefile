@@ -26,7 +26,7 @@ bench: .venv/installed
 speedrun: .venv/installed
 	$(BIN)/python -m esc_lib.bench.speedrun $(SPEEDRUN)
 
-# Writes the tables of measured results in the README and the notebooks from the records in data/results.
+# Writes the tables of measured results in the README, docs/results.md and the notebooks from data/results.
 results: .venv/installed
 	$(BIN)/python -m esc_lib.results
 

@@ -182,6 +182,7 @@ LIES = {
     "2000 channels": lambda: wav(channels=2000, frames=10),
     "no channels": lambda: patched(wav(), (22, bytes(2))),
     "zeros after a good beginning": lambda: wav()[:12] + bytes(1 << 20),
+    "a tag of mp3 before a wav": lambda: b"ID3\x03" + bytes(5) + b"\x0a" + bytes(10) + wav(),
     "zeros": lambda: bytes(100_000),
     "text": lambda: b"<html>Please log in</html>" * 100,
     "MATLAB": lambda: encode("mat5"),

@@ -222,6 +222,8 @@ def _end_of_samples(file: io.BufferedReader) -> int | None:
     if magic in (b".snd", b"dns."):
         offset, size = struct.unpack(">2I" if magic == b".snd" else "<2I", rest)
         return int(offset + size)
+    if magic not in _CHUNKS:
+        return None
     start, layout, counted, multiple = _CHUNKS[magic]
     file.seek(start)
     long_size = 0
