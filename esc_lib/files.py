@@ -190,6 +190,12 @@ def _swap(folder: Path, target: Path) -> None:
         raise
 
 
+def refuse_no_file(path: Path) -> None:
+    """Raises OSError if a path is there but no regular file: a pipe would be waited for, a device read for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("it is no regular file")
+
+
 def serialize(state: dict[str, Any]) -> memoryview:
     """What torch.save would write; straight into a file it would hide that the disk is full."""
     buffer = io.BytesIO()
@@ -204,8 +210,11 @@ def load_tensors(path: Path) -> dict[str, Any]:
         ValueError: the file would call something when it is opened (the message says what), or a bit of it changed.
         Exception: the file is damaged, in the words of whatever found it.
     """
+    refuse_no_file(path)
     if zipfile.is_zipfile(path):  # it is, unless PyTorch before 1.6 wrote it
         with zipfile.ZipFile(path) as file:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
+                raise ValueError("it is compressed, which PyTorch's files are not")  # and may unpack to any size
             damaged = file.testzip()  # torch.load verifies no checksum
         if damaged:
             raise ValueError(f"its part {damaged} is not what was written")
@@ -233,6 +242,7 @@ def read_json(path: Path, kind: type[Kind], *, remedy: str = "restore it, or tra
         ValueError: it is missing or damaged, or holds something else than `kind`.
     """
     try:
+        refuse_no_file(path)
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # the last of lists in lists in lists
         raise ValueError(f"{path} cannot be read ({error}): {remedy}") from error

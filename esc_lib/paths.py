@@ -25,6 +25,6 @@ def runs_folder(save_dir: str | Path | None = None) -> Path:
 
 
 def _folder(name: str, value: str | Path | None, variable: str, default: str) -> Path:
-    if value is not None and value != "":
+    if value is not None and not (isinstance(value, str) and value == ""):
         return as_path(name, value).resolve()
     return as_path(variable, os.environ.get(variable) or REPOSITORY / default).resolve()

@@ -11,7 +11,8 @@ from tiny import config, files_below
 import esc_lib
 from esc_lib.arguments import as_path, check
 from esc_lib.evaluation import bootstrap_interval, wilson_interval
-from esc_lib.training import class_probabilities, cut, even_crops
+from esc_lib.results import save_record
+from esc_lib.training import a_weighting, class_probabilities, cut, even_crops, loudness, mix, random_crops
 from esc_lib.training.runs import list_runs
 
 RIGHT = {int: [0, 7, -3], float: [0, 0.5, 7], bool: [True, False], str: ["", "a"], dict: [{}]}
@@ -73,6 +74,13 @@ CALLS = {
     "save_dir": lambda folder: list_runs(folder),
     "length": lambda length: cut(CLIPS, INDEX, INDEX, length),
     "n_crops": lambda n: even_crops(CLIPS, INDEX, 10, n),
+    "generator": lambda generator: random_crops(CLIPS, INDEX, 10, generator),
+    "pad": lambda pad: random_crops(CLIPS, INDEX, 10, torch.Generator(), pad=pad),
+    "index": lambda index: random_crops(CLIPS, index, 10, torch.Generator()),
+    "frequency": lambda frequency: a_weighting(frequency),
+    "sample_rate": lambda rate: loudness(torch.zeros(1, 1, 100), rate),
+    "ratio": lambda ratio: mix(torch.zeros(1, 1, 100), torch.zeros(1, 1, 100), ratio, 8000),
+    "found": lambda found: save_record(found),
     "min_peak": lambda peak: class_probabilities(torch.nn.Identity(), CLIPS, 10, min_peak=peak),
     "clips": lambda clips: wilson_interval(0, clips),
     "correct": lambda correct: wilson_interval(correct, 5),

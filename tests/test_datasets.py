@@ -294,3 +294,14 @@ def test_prepared_folder_is_named_by_set_and_rate(tmp_path):
 def test_invalid_sampling_rate(tmp_path, rate):
     with pytest.raises(ValueError, match="Hz"):
         prepared_folder("esc10", rate, tmp_path)
+
+
+@pytest.mark.parametrize("column", ["fold", "category"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path, column):
+    write_esc_table(tmp_path, [f"{fold}-1-A-0.wav" for fold in range(1, 6)])
+    table = tmp_path / "meta" / "esc50.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    wider = [f"{lines[0]},{column}", *(f"{line},5" for line in lines[1:])]
+    table.write_text("\n".join(wider), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"esc50.csv has the column\(s\) {column} more than once"):
+        read_table(get_dataset("esc10"), tmp_path)

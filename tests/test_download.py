@@ -631,3 +631,10 @@ def test_interrupt_keeps_the_part(server, path, monkeypatch):
     download(server.url, path)
     assert_complete(path)
     assert ranges_of(server) == [None, f"bytes={have}-"]
+
+
+@pytest.mark.parametrize("target", ["http://[::1", "http://\xff\xfe/", "ftp://nowhere.invalid/a"])
+def test_a_redirect_to_no_address_is_an_error_that_names_the_url(server, path, target):
+    server.plan = [answer(302, body=b"", Location=target)] * 9
+    with pytest.raises(DownloadError, match="127.0.0.1"):
+        download(server.url, path, sha256=SHA256, retries=0)

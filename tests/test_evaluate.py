@@ -259,3 +259,13 @@ def test_a_missing_run_data_set_or_device_is_named(run, tmp_path):
     with pytest.raises(ValueError, match="device 'cuda:99'"):
         evaluate(run.path, data_dir=tmp_path / "data", device="cuda:99")
     assert not (run.path / "eval").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_computes_no_numbers_is_not_reported_on(tmp_path, monkeypatch, value):
+    logits = logits_of(PREDICTED)
+    logits[3, 2] = value
+    run = make_run(tmp_path, monkeypatch, logits)
+    with pytest.raises(ValueError, match="computes values that are not finite"):
+        evaluate(run.path, data_dir=tmp_path / "data", device="cpu")
+    assert not (run.path / "eval").exists()

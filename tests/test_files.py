@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import zipfile
 
 import pytest
 import torch
 from disk import largest_file
 from tiny import files_below
 
+from esc_lib.data.datasets import read_columns
 from esc_lib.files import (
     WriteError,
     atomic_folder,
@@ -183,3 +185,23 @@ def test_json_that_cannot_be_used_is_named_with_what_to_do(tmp_path, content):
     path.write_text('{"a": 1}', encoding="utf-8")
     with pytest.raises(ValueError, match="not a list: restore it, or train again"):
         read_json(path, list)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe cannot be read .it is no regular file"):
+        read_json(tmp_path / "pipe", dict)
+    with pytest.raises(OSError, match="it is no regular file"):
+        load_tensors(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe cannot be read as a table .it is no regular file"):
+        read_columns(tmp_path / "pipe", ["a"], remedy="")
+
+
+def test_a_compressed_file_of_tensors_is_not_unpacked(tmp_path):
+    torch.save({"weight": torch.zeros(100_000)}, tmp_path / "state")
+    with zipfile.ZipFile(tmp_path / "state") as file, zipfile.ZipFile(tmp_path / "bomb", "w") as bomb:
+        for name in file.namelist():
+            bomb.writestr(name, file.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="it is compressed"):
+        load_tensors(tmp_path / "bomb")

@@ -288,6 +288,25 @@ def with_a_short_memory(state):
     state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(1)
 
 
+def with_whole_numbers_in_memory(state):
+    memory = state["optimizer"]["state"][0]
+    memory["momentum_buffer"] = memory["momentum_buffer"].long()
+
+
+def with_complex_numbers_in_memory(state):
+    memory = state["optimizer"]["state"][0]
+    memory["momentum_buffer"] = memory["momentum_buffer"] + 1j
+
+
+def with_a_memory_of_one_number(state):
+    memory = state["optimizer"]["state"][0]
+    memory["momentum_buffer"] = torch.zeros(1).expand(memory["momentum_buffer"].shape)
+
+
+def with_more_than_all_correct(state):
+    state["history"]["acc"][1] = 5.0
+
+
 def with_another_decay(state):
     state["optimizer"]["param_groups"][0]["weight_decay"] = 0.5
 
@@ -313,6 +332,8 @@ def without_its_generator(state):
     [
         *({"epoch": epoch} for epoch in (0, 1, 3, 6, 8, 10**9, -2, "2", 2.0, None)),
         without_memory, without_one_memory, with_nan_in_memory, with_a_short_memory, with_another_decay,
+        with_whole_numbers_in_memory, with_complex_numbers_in_memory, with_a_memory_of_one_number,
+        with_more_than_all_correct,
         with_nan_in_a_weight, with_a_gap_in_its_history, with_nan_in_its_history, without_its_generator,
     ],
     ids=str,

@@ -419,6 +419,7 @@ def nested(depth):
             {"epoch": None}, {"eval_acc": 2}, {"eval_acc": "0.5"}, {"eval_acc": float("nan")}, {"sha256": 5},
         )),
         ("checkpoints.json", {"epoch-0001": []}),
+        ("checkpoints.json", {"epoch-0001": {**ENTRY, "epoch": 2}}),
         ("checkpoints.json", {"epoch-0001": {"name": "epoch-0001", "epoch": 1}}),
         ("checkpoints.json", {"epoch-0001": ENTRY, "epoch-0002": {"name": "epoch-0002", "epoch": 2, "eval_acc": None}}),
         *(("sessions.json", [{**SESSION, **of}]) for of in (
@@ -435,6 +436,15 @@ def test_what_no_training_writes_is_refused(run, name, content):
     (run.path / name).write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=f"{re.escape(name)} (holds|cannot be read) .*: restore it, or train again"):
         load_run(run.path)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1e-9, 1e9, "1", True, None, float("nan"), float("inf"), [1.0]])
+def test_a_temperature_that_no_calibration_finds_is_refused(tmp_path, value):
+    run = filled(tmp_path, [0.5])
+    entry = {"epoch-0001": {"temperature": value}}
+    (run.path / "temperatures.json").write_text(json.dumps(entry), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"temperatures\.json holds .*: delete it and calibrate again"):
+        run.temperature()
 
 
 def test_checkpoints_are_best_first_however_they_are_listed(tmp_path):
@@ -494,7 +504,9 @@ def test_a_flipped_bit_is_seen(tmp_path, hashed):
     place = content.index(net(1).fc.weight.detach().numpy().tobytes())
     for bit in range(8):
         file.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
-        with pytest.raises(ValueError, match=r"epoch-0001\.model is not (what was written|.*its part .* is not what)"):
+        with pytest.raises(
+            ValueError, match=r"epoch-0001\.model is not a checkpoint of tiny: it(s part .*)? is not what was written"
+        ):
             run.model()
     file.write_bytes(content)
     run.model()

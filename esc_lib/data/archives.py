@@ -169,6 +169,8 @@ def _refusal(name: str, kind: str, size: int) -> str:
     """Why a member must not be extracted, or "". The same rules apply on Windows and POSIX."""
     if kind not in ("file", "folder") or size < 0:
         return f"is a {kind} of {size} bytes, not a plain file or folder"
+    if not name:
+        return "has no name"
     if name.startswith("/") or re.search("(^|/)[A-Za-z]:", name):
         return "has an absolute path"
     if "\\" in name or "\0" in name:

@@ -112,10 +112,13 @@ def int16_blocks(recording: Recording, sample_rate: int) -> Iterator[Samples]:
         ValueError: the recording cannot be read, is cut or damaged, or has samples that are not finite; perhaps only
             after its last block.
     """
-    stream = soxr.ResampleStream(recording.rate, sample_rate, 1)
+    stream, total = soxr.ResampleStream(recording.rate, sample_rate, 1), 0
     for block in _mono_blocks(recording):
-        yield _round(stream.resample_chunk(block))
-    yield _round(stream.resample_chunk(np.empty(0, np.float32), last=True))
+        yield (samples := _round(stream.resample_chunk(block)))
+        total += len(samples)
+    yield (samples := _round(stream.resample_chunk(np.empty(0, np.float32), last=True)))
+    if not total + len(samples):
+        raise ValueError(f"{shown(recording.path)} is too short: at {sample_rate} Hz not one sample of it is left")
 
 
 def read_int16(path: Path, sample_rate: int, seconds: float) -> Samples:
@@ -210,35 +213,52 @@ def _flaw(recording: Recording) -> str:
             return "" if _says_how_long(file) else "its header does not say how long it is"
         if recording.container == "FLAC":
             return ""  # libsndfile checks it
-        end = _end_of_samples(file)
+        end, frames = _end_of_samples(file, size)
         if end is None:
             return "its samples cannot be found"
-        return f"its samples end at byte {end} by its header, but it has {size} bytes" if end > size else ""
+        if end > size:
+            return f"its samples end at byte {end} by its header, but it has {size} bytes"
+        if recording.container == "AIFF" and recording.encoding.startswith("PCM") and frames != recording.frames:
+            return f"its header promises {frames} samples, and {recording.frames} are there"
+        return ""
 
 
-def _end_of_samples(file: io.BufferedReader) -> int | None:
-    """Where the chunk of samples ends by its header, in bytes from the file's start; None if there is no such chunk."""
+def _end_of_samples(file: io.BufferedReader, length: int) -> tuple[int | None, int | None]:
+    """Where the chunk of samples ends by its header, in bytes from the file's start, and how many an aiff promises.
+
+    Args:
+        file: at its start.
+        length: of the file, in bytes.
+
+    Returns:
+        None where there is no such chunk.
+    """
+    frames = None
     magic, rest = file.read(4), file.read(8)
     if magic in (b".snd", b"dns."):
         offset, size = struct.unpack(">2I" if magic == b".snd" else "<2I", rest)
-        return int(offset + size)
-    if magic not in _CHUNKS:
-        return None
+        return int(offset + size), None
+    if magic not in _CHUNKS:  # a tag of an mp3 in front, say, for which libsndfile cuts off as much at the end
+        return None, None
     start, layout, counted, multiple = _CHUNKS[magic]
     file.seek(start)
     long_size = 0
     for _ in range(10_000):  # no recording has more chunks than that
         header = file.read(struct.calcsize(layout))
         if len(header) < struct.calcsize(layout):
-            return None
+            break
         name, size = struct.unpack(layout, header)
         size, here = max(0, size - counted), file.tell()
         if name[:4] == b"ds64":  # the size of RF64's samples, which is too long for its own chunk
             (long_size,) = struct.unpack("<8xQ", file.read(16))
+        if magic == b"FORM" and name == b"COMM" and size >= 6:
+            (frames,) = struct.unpack(">2xI", file.read(6))
         if name[:4] in (b"data", b"SSND"):
-            return int(here + (long_size if magic == b"RF64" and size == 0xFFFFFFFF else size))
+            return int(here + (long_size if magic == b"RF64" and size == 0xFFFFFFFF else size)), frames
+        if here + size > length:
+            break
         file.seek(here + size + -size % multiple)
-    return None
+    return None, frames
 
 
 def _ogg_flaw(file: io.BufferedReader) -> str:
@@ -268,8 +288,7 @@ def _ogg_checksum(page: bytes) -> int:
 
 def _says_how_long(file: io.BufferedReader) -> bool:
     """Whether an mp3 has the frame that holds its length; without it libsndfile guesses, and reads no further."""
-    header = file.read(10)
-    skip = 0
+    header, skip = file.read(10), 0
     if header[:3] == b"ID3":
         for byte in header[6:]:
             skip = skip << 7 | byte & 127

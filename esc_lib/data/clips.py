@@ -14,7 +14,7 @@ from torch import Tensor
 
 from esc_lib.arguments import check
 from esc_lib.data.datasets import Dataset, as_numbers, check_folds, get_dataset, prepared_folder, read_columns
-from esc_lib.files import read_json
+from esc_lib.files import read_json, refuse_no_file
 
 FULL_SCALE = 32768.0  # of 16-bit samples; 1.0 in a waveform
 COLUMNS = ("file", "fold", "target", "category", "offset", "frames", "recording")
@@ -70,7 +70,7 @@ class Clips:
         Raises:
             ValueError: no folds of this set, or one that has no clips here.
         """
-        check_folds("folds", folds, self.dataset)
+        check_folds("folds", folds, self.dataset, may_be_empty=True)
         held = sorted(self.table["fold"].unique())
         missing = [fold for fold in folds if fold not in held]
         if missing:
@@ -89,7 +89,7 @@ class Clips:
         """
         try:
             torch.empty(0, device=torch.device(device))
-        except (RuntimeError, TypeError, AssertionError) as error:  # the last: PyTorch without CUDA
+        except (RuntimeError, TypeError, ValueError, OverflowError, AssertionError) as error:  # the last: no CUDA
             raise ValueError(f"device is {device!r}, which cannot be used here: {error}") from error
         moved = {name: getattr(self, name).to(device) for name in ("samples", "offsets", "frames", "targets")}
         return replace(self, **moved)
@@ -226,6 +226,7 @@ def read_clip_table(path: Path) -> pd.DataFrame:
 def _read_samples(path: Path) -> Tensor:
     """The samples of a prepared set, `(total,)` int16, as the memory-mapped file."""
     try:
+        refuse_no_file(path)
         # Copy-on-write: torch needs writable memory, and the file must not change.
         samples = np.load(path, mmap_mode="c")
         if not isinstance(samples, np.ndarray) or samples.dtype != np.int16 or samples.ndim != 1:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from esc_lib.arguments import as_path, check
+from esc_lib.files import refuse_no_file
 from esc_lib.paths import data_folder
 
 LARGEST_TABLE = 5_000_000  # bytes; UrbanSound8K's has 494,104
@@ -258,6 +259,7 @@ def read_columns(
         ValueError: it is missing, damaged or too large, lacks a column, or has a row that is not as long as the first.
     """
     try:
+        refuse_no_file(path)
         with open(path, newline="", encoding="utf-8-sig") as file:
             if (size := os.fstat(file.fileno()).st_size) > LARGEST_TABLE:
                 raise ValueError(f"it has {size} bytes, which is too many")
@@ -267,7 +269,10 @@ def read_columns(
             raise ValueError(f"a row has {len(uneven)} cells, the first has {len(header)}: {reprlib.repr(uneven)}")
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); {remedy}") from error
-    places = {former.get(name, name): place for place, name in enumerate(header)}
+    header = [former.get(name, name) for name in header]
+    if twice := [name for name in names if header.count(name) > 1]:
+        raise ValueError(f"{path} has the column(s) {', '.join(twice)} more than once; {remedy}")
+    places = {name: place for place, name in enumerate(header)}
     if missing := [name for name in names if name not in places]:
         raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}: it has {reprlib.repr(header)}; {remedy}")
     return pd.DataFrame({name: pd.Series([row[places[name]] for row in rows], dtype=str) for name in names})

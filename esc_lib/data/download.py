@@ -146,7 +146,7 @@ def _fetch(url: str, part: Path, size: int | None, max_bytes: int, retries: int)
                         left = response.raw.retries or adapter.max_retries
                         adapter.max_retries = left.increment("GET", url, error=error)
                         adapter.max_retries.sleep()
-    except (requests.RequestException, HTTPError) as error:
+    except (requests.RequestException, HTTPError, ValueError) as error:  # the last: a redirect to no address
         reason = getattr(error, "reason", error)  # of the last attempt, if the retries ran out
         raise DownloadError(
             f"{url} could not be downloaded in up to {retries + 1} attempts: {reason}. Check the address. What has "

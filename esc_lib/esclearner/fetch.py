@@ -51,6 +51,7 @@ def fetch_run(name: str, *, save_dir: str | Path | None = None) -> Run:
     folder = runs_folder(save_dir) / f"esc-learner-{name}"
     if not folder.is_dir():
         _fetch(name, folder)
+    folder.with_suffix(".zip").unlink(missing_ok=True)  # here too: a process may be killed before this
     return load_run(folder)
 
 
@@ -67,7 +68,6 @@ def _fetch(name: str, folder: Path) -> None:
         _download([f"{server}/{ARCHIVES[name]}" for server in servers], archive)
         tqdm.write(f"{name}: no hash of this archive is known: that it is the author's is not verified", sys.stderr)
         _unpack(archive, folder)
-        archive.unlink()
 
 
 def _download(urls: list[str], archive: Path) -> None:

@@ -180,6 +180,7 @@ def cross_validate(
     check("config", config, TrainConfig)
     check("n_jobs", n_jobs, int, 1, 10_000)
     check("validation", validation, bool)
+    check("device", device, str)
     for seed in seeds if isinstance(seeds, list | tuple | range) else [seeds]:
         check("seeds", seed, int, 0, 2**63 - 1)
     if isinstance(seeds, int) or len(set(seeds)) != len(seeds):

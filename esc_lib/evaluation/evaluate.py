@@ -19,7 +19,7 @@ from esc_lib.data.datasets import check_folds
 from esc_lib.files import atomic_write, file_lock, make_folder, remove_parts, write_json
 from esc_lib.training.batches import load_folds
 from esc_lib.training.compute import pick_device, to_device
-from esc_lib.training.inference import predict_probabilities
+from esc_lib.training.inference import check_finite, predict_probabilities
 from esc_lib.training.runs import Run, as_run
 
 # How a run's network is tested on some clips: the clips that count, their probabilities `(clips, n_classes)`, and what
@@ -103,6 +103,7 @@ def evaluate(
         WriteError: the run directory cannot be written.
     """
     run, place = as_run(run), pick_device(device)
+    check("checkpoint", checkpoint, str)
     checkpoint = run.result_checkpoint if checkpoint == "result" else checkpoint
     check("protocol", protocol, str)
     if protocol not in PROTOCOLS:
@@ -118,6 +119,7 @@ def evaluate(
         raise ValueError(f"{run.path} was trained on fold(s) {seen}: test it on others")
     load = partial(load_folds, folds=tested, data_dir=data_dir, device=place)
     clips, probabilities, remarks = PROTOCOLS[protocol](run, model, load)
+    check_finite(run.path, probabilities)
     predictions = _predictions(clips, probabilities)
     path = run.path / _folder(run, checkpoint, tested, protocol)
     result = {**_result(run, checkpoint, clips, predictions, tested), **remarks}

@@ -19,7 +19,7 @@ from esc_lib.evaluation.calibration import with_temperature
 from esc_lib.training.augment import even_starts
 from esc_lib.training.compute import pick_device, precision_context, to_device
 from esc_lib.training.config import TrainConfig
-from esc_lib.training.inference import crop_probabilities
+from esc_lib.training.inference import check_finite, crop_probabilities
 from esc_lib.training.runs import Run, as_run
 
 # Windows that are in the network at the same time: what a short recording has, so that a long one takes no more memory.
@@ -72,6 +72,7 @@ def predict(
     total, first, frames = _extent(recording, config)
     starts = _starts(config, frames)
     of_windows, peaks = _windows(model, recording, config, first, frames, starts)
+    check_finite(run.path, of_windows)
     audible = peaks >= config.min_peak
     mean = of_windows[audible if audible.any() else ...].mean(dim=0, keepdim=True)
     classes, temperature = get_dataset(config.dataset).classes, run.temperature(checkpoint)

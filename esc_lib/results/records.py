@@ -10,16 +10,20 @@ import gzip
 import hashlib
 import json
 import math
+import os
+import zlib
 from io import BytesIO
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from esc_lib.arguments import as_path, check
 from esc_lib.data.datasets import get_dataset
 from esc_lib.evaluation.cross_validation import HISTORY_COLUMNS, RUN_COLUMNS, CrossValidation, run_name
-from esc_lib.files import atomic_write, read_json, remove_parts, write_json
+from esc_lib.files import atomic_write, explain_write_errors, read_json, remove_parts, write_json
 from esc_lib.models import ARCHITECTURES
 from esc_lib.paths import RESULTS
 from esc_lib.training.config import TrainConfig
@@ -28,6 +32,7 @@ from esc_lib.training.runs import load_run
 
 # K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM MM 2015: listeners, percent.
 HUMANS = {"esc10": 95.7, "esc50": 81.3}
+LARGEST_TABLE = 500_000_000  # bytes; ESC-50's five folds with one seed take 2 MB
 LAST_EPOCH, VALIDATED = "the last epoch", "the epoch that did best on the validation fold"
 CODECS = {".ogg": "Ogg Vorbis recordings"}  # the papers' were wav
 ROUNDED = {"accuracy": 6, "best": 6, "minutes": 2, "processor_minutes": 2}
@@ -115,7 +120,7 @@ def speed_board(dataset: str = "esc10") -> pd.DataFrame:
     return pd.DataFrame([(f"{minutes:.1f}", *row) for minutes, *row in rows], columns=columns)
 
 
-def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> Path:
+def save_record(found: CrossValidation, *, results_dir: str | Path | None = None) -> Path:
     """Writes the record of a finished cross-validation.
 
     Args:
@@ -129,8 +134,10 @@ def save_record(found: CrossValidation, *, results_dir: Path | None = None) -> P
         ValueError: there is a record of the same settings already, of other recordings or with runs that this lacks.
         WriteError: it cannot be written.
     """
-    folder = results_dir or RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
+    check("found", found, CrossValidation)
+    folder = RESULTS if results_dir is None else as_path("results_dir", results_dir)
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     name = found.path.name.removeprefix("cv-")
     _check_no_run_is_lost(folder / f"{name}.json", found)
     # Significant digits: a confident mistake gives the true class a millionth, and that counts.
@@ -172,7 +179,11 @@ def _read_table(record: Path, kind: str, sha256: str) -> pd.DataFrame:
     path = _table_file(record, kind, sha256)
     if kind == "predictions" and not path.is_file():
         path = record.with_suffix(".csv.gz")  # its older name
-    table = gzip.decompress(path.read_bytes())
+    try:
+        with gzip.open(path) as file:
+            table = file.read(LARGEST_TABLE)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({error}): restore it") from error
     if hashlib.sha256(table).hexdigest() != sha256:
         raise ValueError(f"{path} is not what {record.name} was written with: restore both")
     return pd.read_csv(BytesIO(table))
@@ -183,15 +194,29 @@ def load_record(name: str) -> CrossValidation:
 
     Raises:
         FileNotFoundError: no such record; the message lists those there are.
-        ValueError: its predictions are not those that it was written with.
+        ValueError: it is damaged, or its tables are not those that it was written with.
     """
+    check("name", name, str)
     path = RESULTS / f"{name}.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = ", ".join(sorted(file.stem for file in RESULTS.glob("*.json")))
         raise FileNotFoundError(f"{path} is not there: records are {known}")
-    record = read_json(path, dict)
+    record = read_json(path, dict, remedy="restore it")
+    try:
+        found = _from_record(path, record)
+        right = found.predictions["true"] == found.predictions["predicted"]
+        of_runs = right.groupby([found.predictions["fold"], found.predictions["seed"]]).mean()
+        if not np.allclose(of_runs, found.runs.set_index(["fold", "seed"])["accuracy"].sort_index(), atol=1e-6):
+            raise ValueError("its accuracies are not those of its predictions")
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise ValueError(f"{path} is no whole record ({error!r}): restore it") from error
+    return found
+
+
+def _from_record(path: Path, record: dict[str, Any]) -> CrossValidation:
     runs = pd.DataFrame(record["runs"]).reindex(columns=RUN_COLUMNS)
     runs = runs.astype({"best": float, "temperature": float, "processor_minutes": float})
+    check("data", record["data"], dict)
     config = record["config"]
     if record["selection"] == VALIDATED and "validation_folds" not in config:  # they were the evaluation folds once
         config |= {"validation_folds": config["eval_folds"], "eval_folds": [int(runs["fold"][0])]}

@@ -30,6 +30,9 @@ def cut(clips: Clips, index: Tensor, start: Tensor, length: int, *, scale: Tenso
     Shape:
         index, start: `(batch,)` int64; scale: `(batch,)` float64 -> `(batch, 1, length)` float32
     """
+    check("clips", clips, Clips)
+    for name, of in (("index", index), ("start", start)):
+        check(name, of, Tensor)
     check("length", length, int, 1, 10**9)
     time = torch.arange(length, device=start.device)  # (T,)
     first = clips.offsets[index, None]  # (B, 1)
@@ -68,11 +71,13 @@ def _samples_at(position: Tensor, samples: Tensor) -> Tensor:
 
 def random_scales(n: int, generator: torch.Generator) -> Tensor:
     """Factors 1.25^u, u uniform from -1 to 1, so that slower is as likely as faster: `(n,)` float64."""
+    check("generator", generator, torch.Generator)
     return 1.25 ** (2 * torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64) - 1)
 
 
 def random_gains(n: int, generator: torch.Generator) -> Tensor:
     """Factors of -6 to 6 dB, uniform in dB: `(n,)` float32."""
+    check("generator", generator, torch.Generator)
     return 10 ** (6 * (2 * torch.rand(n, generator=generator, device=generator.device) - 1) / 20)
 
 
@@ -96,6 +101,10 @@ def random_crops(
     Shape:
         index: `(batch,)` -> `(batch, 1, length)` float32
     """
+    check("clips", clips, Clips)
+    check("index", index, Tensor)
+    check("length", length, int, 1, 10**9)
+    check("generator", generator, torch.Generator)
     margin, room = _margin_and_room(scaled_frames(clips, index, scale), length, pad)
     where = torch.rand(len(index), generator=generator, device=room.device, dtype=torch.float64)
     return cut(clips, index, (where * (room + 1)).long() - margin, length, scale=scale)
@@ -113,6 +122,8 @@ def even_crops(clips: Clips, index: Tensor, length: int, n_crops: int, *, pad: b
     Shape:
         index: `(batch,)` -> `(batch * n_crops, 1, length)` float32, a clip's crops one after the other
     """
+    check("clips", clips, Clips)
+    check("index", index, Tensor)
     start = even_starts(clips.frames[index], length, n_crops, pad=pad)
     return cut(clips, index.repeat_interleave(n_crops), start.flatten(), length)
 
@@ -136,5 +147,7 @@ def even_starts(frames: Tensor, length: int, n_crops: int, *, pad: bool = True) 
 
 def _margin_and_room(frames: Tensor, length: int, pad: bool) -> tuple[int, Tensor]:
     """Zeros before each clip, and over how many samples a crop's start can move: `(batch,)`."""
+    check("length", length, int, 1, 10**9)
+    check("pad", pad, bool)
     margin = length // 2 if pad else 0
     return margin, (frames + 2 * margin - length).clamp(min=0)

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from esc_lib.arguments import check
 from esc_lib.data.clips import Clips, load_clips, trim_silence
 from esc_lib.models.blocks import Network
 from esc_lib.training.augment import random_crops, random_gains, random_scales
@@ -33,6 +34,7 @@ def load_split(
         FileNotFoundError: the data has not been prepared.
         ValueError: a prepared file is damaged, or a fold is not there.
     """
+    check("config", config, TrainConfig)
     clips = load_folds(config, config.train_folds + config.monitored_folds, data_dir=data_dir, device=device)
     return clips.in_folds(config.train_folds), clips.in_folds(config.monitored_folds)
 
@@ -66,6 +68,9 @@ def batches(config: TrainConfig, clips: Clips, generator: torch.Generator) -> It
         waveforms `(batch, 1, crop_samples)` float32, and labels: `(batch,)` int64 in standard training,
         `(batch, n_classes)` float32 in between-class learning; all on the clips' device
     """
+    check("config", config, TrainConfig)
+    check("clips", clips, Clips)
+    check("generator", generator, torch.Generator)
     examples = _mixtures if config.between_class else _single_clips
     for x, label in examples(config, clips, generator):
         if config.strong_augmentation:

@@ -15,7 +15,7 @@ import torch
 from filelock import Timeout
 from torch import Tensor, nn
 
-from esc_lib.files import atomic_write, file_lock, load_tensors, remove_parts, serialize
+from esc_lib.files import atomic_write, explain_write_errors, file_lock, load_tensors, remove_parts, serialize
 from esc_lib.models.blocks import Network
 from esc_lib.training.runs import Run, check_weights
 
@@ -44,14 +44,20 @@ def run_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             raise RunLockedError(message) from error
         for folder in (path, *(child for child in path.glob("epoch-*") if child.is_dir())):
             remove_parts(folder)
-        stack.callback(owner.unlink, missing_ok=True)
         atomic_write(owner, lambda file: file.write(str(os.getpid()).encode()))
+        stack.callback(owner.unlink, missing_ok=True)
         yield
 
 
 def state_file(run: Run) -> Path:
     """Where the state of an unfinished training is kept."""
     return run.path / "training.state"
+
+
+def remove_state(run: Run) -> None:
+    """Removes it: there is nothing left to resume from."""
+    with explain_write_errors(state_file(run)):
+        state_file(run).unlink(missing_ok=True)
 
 
 def save_state(
@@ -98,6 +104,9 @@ def load_state(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, gen
         state = load_tensors(file)
         done = _check_state(state, run)
         model.load_state_dict(state["model"])
+        for number, memories in state["optimizer"]["state"].items():
+            tensors = {name: value for name, value in memories.items() if isinstance(value, Tensor)}
+            check_weights({f"{name} of parameter {number}": value for name, value in tensors.items()})
         fresh = _settings(optimizer)
         optimizer.load_state_dict(state["optimizer"])
         if _settings(optimizer) != fresh:
@@ -125,7 +134,8 @@ def _check_state(state: dict[str, Any], run: Run) -> int:
     every = list(range(1, done + 1))
     expected = {"loss": every, "acc": every, "lr": every, "eval_loss": tested, "eval_acc": tested}
     found = {key: list(values) for key, values in state["history"].items()}
-    if found != expected or not all(math.isfinite(v) for values in state["history"].values() for v in values.values()):
+    values = [(key, value) for key, of in state["history"].items() for value in of.values()]
+    if found != expected or not all(math.isfinite(v) and (v <= 1 or not key.endswith("acc")) for key, v in values):
         raise ValueError(f"its history is not that of {done} epochs")
     return done
 
@@ -144,5 +154,5 @@ def _check_memory(optimizer: torch.optim.Optimizer, model: nn.Module, run: Run) 
         memories = [value for value in optimizer.state[parameter].values() if isinstance(value, Tensor)]
         if not memories and not forgets and not name.startswith(tuple(f"{part}." for part in never_trained)):
             raise ValueError(f"its optimiser has forgotten {name}")
-        if any(value.shape not in ((), parameter.shape) or not value.isfinite().all() for value in memories):
-            raise ValueError(f"its optimiser's memory of {name} is not of its shape, or not finite")
+        if any(value.shape not in ((), parameter.shape) for value in memories):
+            raise ValueError(f"its optimiser's memory of {name} is not of its shape")

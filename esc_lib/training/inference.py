@@ -1,6 +1,7 @@
 """What a trained network predicts for whole clips: several crops of each, their probabilities averaged."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -49,6 +50,8 @@ def class_probabilities(
     Shape:
         `(clips, n_classes)` float32, rows sum to 1, on the CPU
     """
+    check("model", model, nn.Module)
+    check("clips", clips, Clips)
     check("min_peak", min_peak, float, 0, 1)
     start = even_starts(clips.frames, crop_samples, n_crops, pad=pad)  # (clips, crops)
     audible = audible_crops(clips, start, crop_samples, min_peak)
@@ -79,6 +82,12 @@ def crop_probabilities(model: nn.Module, clips: Clips, index: Tensor, start: Ten
     probabilities = torch.cat([of.float().softmax(dim=1) for of in logits])
     model.train(was_training)
     return probabilities.cpu()
+
+
+def check_finite(path: Path, probabilities: Tensor) -> None:
+    """Raises ValueError if the network of a run directory computes what is no number, say because it overflows."""
+    if not probabilities.isfinite().all():
+        raise ValueError(f"the network of {path} computes values that are not finite: train again")
 
 
 def _window_logits(model: nn.Module, clips: Clips, index: Tensor, start: Tensor, crop_samples: int) -> Iterator[Tensor]:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from esc_lib.arguments import check
+
 FLOOR_DB = -80.0
 
 
@@ -24,6 +26,7 @@ def a_weighting(frequency: Tensor) -> Tensor:
     >>> a_weighting(torch.tensor([1000.0])).abs().item() < 0.01
     True
     """
+    check("frequency", frequency, Tensor)
     f2 = frequency.double().square().clamp(min=1.0)  # so that the logarithm of 0 Hz is a number
     decibels = 2 + 20 * (
         2 * math.log10(12194)
@@ -46,6 +49,8 @@ def loudness(x: Tensor, sample_rate: int) -> Tensor:
     Shape:
         `(batch, 1, T)`, full scale at 1.0 -> `(batch,)` dB, not below -80; only differences are meaningful
     """
+    check("x", x, Tensor)
+    check("sample_rate", sample_rate, int, 100, 10**6)
     window, weight = _window_and_weight(sample_rate, x.device)
     n_fft = len(window)
     x = F.pad(x.squeeze(1), (0, max(0, n_fft - x.shape[2])))  # (B, T)
@@ -77,6 +82,7 @@ def mix(x1: Tensor, x2: Tensor, ratio: Tensor, sample_rate: int) -> Tensor:
     Shape:
         x1, x2: `(batch, 1, T)`; ratio: `(batch,)` -> `(batch, 1, T)`
     """
+    _check_ratio(ratio)
     # p = 1 / (1 + 10^((G1 - G2) / 20) (1 - r) / r), with numerator and denominator times r: so r may be zero.
     louder = 10 ** ((loudness(x1, sample_rate) - loudness(x2, sample_rate)) / 20)
     p = (ratio / (ratio + louder * (1 - ratio)))[:, None, None]
@@ -94,9 +100,17 @@ def mixed_labels(target1: Tensor, target2: Tensor, ratio: Tensor, n_classes: int
     Shape:
         target1, target2, ratio: `(batch,)` -> `(batch, n_classes)`, rows sum to 1
     """
+    _check_ratio(ratio)
+    check("n_classes", n_classes, int, 2, 100_000)
     label = ratio.new_zeros(len(ratio), n_classes)
     label.scatter_add_(1, target1[:, None], ratio[:, None])
     return label.scatter_add_(1, target2[:, None], 1 - ratio[:, None])
+
+
+def _check_ratio(ratio: Tensor) -> None:
+    check("ratio", ratio, Tensor)
+    if ratio.device.type == "cpu" and not ((ratio >= 0) & (ratio <= 1)).all():  # on a GPU the host would wait
+        raise ValueError("ratio holds values outside 0 to 1")
 
 
 def random_pairs(targets: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

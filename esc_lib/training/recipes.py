@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from esc_lib.arguments import check
 from esc_lib.data.datasets import get_dataset
 from esc_lib.models import get_architecture
 from esc_lib.training.config import TrainConfig, refuse_unknown_keys
@@ -37,6 +38,7 @@ def recipe(architecture: str, dataset: str, *, kind: str = "paper", **changes: A
     network, spec = get_architecture(architecture), get_dataset(dataset)
     if architecture not in RECIPES:
         raise ValueError(f"{architecture} has no recipe: choose one of {', '.join(RECIPES)}")
+    check("kind", kind, str)
     if kind not in ("paper", "fast"):
         raise ValueError(f"kind is {kind!r}: expected paper or fast")
     refuse_unknown_keys(changes)

@@ -19,7 +19,7 @@ the best on the evaluation folds: chosen by looking at the test clips, its accur
 """
 
 import hashlib
-import math
+import os
 import re
 import reprlib
 import shutil
@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NoReturn
+from typing import Any, BinaryIO, ClassVar, NoReturn, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,11 @@ from esc_lib.data.download import file_hash
 from esc_lib.files import (
     atomic_write,
     explain_write_errors,
+    file_lock,
     load_tensors,
     make_folder,
     read_json,
+    remove_parts,
     serialize,
     write_json,
 )
@@ -51,6 +53,7 @@ from esc_lib.paths import runs_folder
 from esc_lib.plots import plot_curves
 from esc_lib.training.config import TrainConfig
 
+TEMPERATURES = (0.01, 100)  # lowest and highest; `calibrate` looks from 0.05 to 20
 HISTORY_KEYS = ("loss", "acc", "lr", "eval_loss", "eval_acc")
 
 
@@ -74,7 +77,7 @@ class Run:
     checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)
     keeps_only_best: ClassVar[bool] = False
-    checkpoint_name: ClassVar[re.Pattern[str]] = re.compile(r"epoch-(\d{4}|[1-9]\d{4,8})")
+    checkpoint_name: ClassVar[re.Pattern[str]] = re.compile(r"epoch-(\d{4}|[1-9]\d{4,8})")  # its number
 
     @property
     def finished(self) -> bool:
@@ -122,12 +125,12 @@ class Run:
         """
         entry = self.checkpoint(checkpoint)
         file = self._file(entry["name"])
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise FileNotFoundError(f"{file} is missing: copy the whole run directory, or train again")
-        if "sha256" in entry and entry["sha256"] != file_hash(file):
-            raise ValueError(f"{file} is not what was written: copy it again, or train again")
         model = build_model(self.config.architecture, len(get_dataset(self.config.dataset).classes))
         try:
+            if "sha256" in entry and entry["sha256"] != file_hash(file):
+                raise ValueError("it is not what was written; copy it again, or train again")
             state = load_tensors(file)
             check_weights(state)
             self.load_weights(model, state)
@@ -147,7 +150,7 @@ class Run:
         """
         entry = self._temperatures().get(self.checkpoint(checkpoint)["name"], {"temperature": 1.0})
         value = entry.get("temperature") if isinstance(entry, dict) else None
-        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        if not _is_number(value, *TEMPERATURES):
             raise ValueError(f"{self.path / 'temperatures.json'} holds {entry!r}: delete it and calibrate again")
         return float(value)
 
@@ -160,7 +163,9 @@ class Run:
         """
         entry = {"temperature": temperature, "fitted_on": fitted_on, "clips": clips}
         name = self.checkpoint(checkpoint)["name"]
-        write_json(self.path / "temperatures.json", self._temperatures() | {name: entry})
+        with file_lock(self.path / ".temperatures.lock"):  # two calibrations at once keep both
+            remove_parts(self.path, "temperatures.json")
+            write_json(self.path / "temperatures.json", self._temperatures() | {name: entry})
 
     def save_history(self) -> None:
         """Writes `history.json`."""
@@ -292,8 +297,8 @@ def load_run(path: str | Path) -> Run:
         ValueError: a file of it is damaged, or a setting is unknown.
     """
     path = as_path("run", path).resolve()
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} is not a run directory: expected a config.json in it")
+    if not os.path.isfile(path / "config.json"):
+        raise FileNotFoundError(f"{path} is not a run directory, or closed to you: expected a config.json in it")
     settings = read_json(path / "config.json", dict)
     for reader in READERS:
         run = reader(path, settings)
@@ -343,12 +348,14 @@ def read_checkpoints(run: Run) -> dict[str, dict[str, Any]]:
     file = run.path / "checkpoints.json"
     listed = read_json(file, dict)
     for name, entry in listed.items():
+        match = run.checkpoint_name.fullmatch(name)
         right = (
-            run.checkpoint_name.fullmatch(name)
+            match
             and isinstance(entry, dict)
             and entry.get("name") == name
             and type(entry.get("epoch")) is int
             and 1 <= entry["epoch"] <= run.config.epochs
+            and (not match.groups() or int(match[1]) == entry["epoch"])
             and "eval_acc" in entry
             and (entry["eval_acc"] is None or _is_number(entry["eval_acc"], 0, 1))
             and isinstance(entry.get("sha256", ""), str)
@@ -377,7 +384,7 @@ def _read_sessions(path: Path) -> list[dict[str, Any]]:
     return sessions
 
 
-def _is_number(value: object, low: float = -1e300, high: float = 1e300) -> bool:
+def _is_number(value: object, low: float = -1e300, high: float = 1e300) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -18,7 +18,7 @@ from esc_lib.models import build_model
 from esc_lib.models.wavemsnet import WaveMsNetLogMel
 from esc_lib.paths import runs_folder
 from esc_lib.training.batches import batches, build_optimizer, load_split, set_train_mode, train_step
-from esc_lib.training.checkpoint import load_state, run_lock, save_state, state_file
+from esc_lib.training.checkpoint import load_state, remove_state, run_lock, save_state
 from esc_lib.training.compute import (
     auto_precision,
     hardware,
@@ -78,6 +78,7 @@ def train(
 
     check("config", config, TrainConfig)
     check("progress", progress, bool)
+    check("locked", locked, bool)
     place = pick_device(device)
     if config.precision == "auto":
         config = replace(config, precision=_auto_precision(place, save_dir, run_dir))
@@ -216,13 +217,13 @@ def _save_checkpoint(run: Run, model: nn.Module, epoch: int) -> None:
     run.save_curves()
     run.save_checkpoint(model, epoch, run.history["eval_acc"].get(epoch))
     if run.finished:
-        state_file(run).unlink(missing_ok=True)
+        remove_state(run)
 
 
 def _resume(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:
     """Restores the run's state after its last test, and returns that epoch; 0 for a new run."""
     if run.finished:
-        state_file(run).unlink(missing_ok=True)
+        remove_state(run)
         run.remove_unlisted()
         return run.config.epochs
     done = load_state(run, model, optimizer, generator)
