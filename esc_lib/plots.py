@@ -63,6 +63,29 @@ def plot_curves(history: dict[str, dict[int, float]], kind: str) -> "Figure":
     return figure
 
 
+def plot_histories(history: pd.DataFrame, title: str = "") -> "Figure":
+    """Learning curves of a cross-validation: loss on the training clips as shown, accuracy on the tested fold.
+
+    Args:
+        history: of `CrossValidation`; a thin line per run, and a thick one for their mean.
+        title: above both figures.
+    """
+    _check_table("history", history, "fold", "seed", "epoch", "loss", "eval_acc")
+    figure = _figure((8, 3))
+    figure.suptitle(literal(title))
+    for axes, key, style in zip(figure.subplots(1, 2), ("loss", "eval_acc"), ("-", "o-"), strict=True):
+        known = history.dropna(subset=[key])
+        for _, run in known.groupby(["fold", "seed"]):
+            axes.plot(run["epoch"], run[key], style, color="tab:gray", alpha=0.6, linewidth=0.7, markersize=2)
+        mean = known.groupby("epoch")[key].mean()
+        axes.plot(mean.index, mean, style, color="tab:blue", linewidth=2, label="mean", markersize=4)
+        axes.set(xlabel="epoch", ylabel="training loss" if key == "loss" else "accuracy on the test fold")
+        axes.grid(alpha=0.3)
+    axes.set_ylim(0, 1)
+    axes.legend(loc="lower right")
+    return figure
+
+
 def plot_confusion(confusion: pd.DataFrame, title: str = "") -> "Figure":
     """Confusion matrix as a heat map: number of clips, rows true, columns predicted."""
     import seaborn as sns

@@ -14,6 +14,7 @@ from esc_lib.plots import (
     player,
     plot_confusion,
     plot_curves,
+    plot_histories,
     plot_reliability,
     plot_spectrograms,
     plot_waveforms,
@@ -251,3 +252,14 @@ EMPTY_TABLE = pd.DataFrame({"dog": []})
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_histories_are_a_line_a_run_and_their_mean():
+    rows = [(fold, 0, epoch, 1 / epoch, fold / 10 if epoch == 2 else np.nan) for fold in (1, 2, 3) for epoch in (1, 2)]
+    history = pd.DataFrame(rows, columns=["fold", "seed", "epoch", "loss", "eval_acc"])
+    left, right = rendered(plot_histories(history, "a $title$")).axes
+    assert [len(axes.lines) for axes in (left, right)] == [4, 4]
+    assert list(left.lines[-1].get_xdata()) == [1, 2] and list(left.lines[-1].get_ydata()) == [1, 0.5]
+    assert list(right.lines[-1].get_xdata()) == [2] and right.lines[-1].get_ydata()[0] == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="history is a table with no column eval_acc"):
+        plot_histories(history.drop(columns="eval_acc"))

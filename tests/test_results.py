@@ -112,12 +112,15 @@ def test_the_text_around_the_table_is_kept():
 
 
 def test_only_tagged_cells_are_executed():
-    cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", "print(2)\n3", "print(4)")]
+    drawn = "from matplotlib.figure import Figure\nFigure()"
+    cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", "print(2)\n3", "print(4)", drawn)]
+    cells[3].metadata["tags"] = [TAG]
     cells[1].metadata["tags"] = [TAG]
     cells[1].execution_count = 2
     notebook = nbformat.v4.new_notebook(cells=cells)
     execute_tagged(notebook)
-    assert [len(cell.outputs) for cell in cells] == [0, 2, 0]
+    assert [len(cell.outputs) for cell in cells] == [0, 2, 0, 1]
+    assert "image/png" in cells[3].outputs[0]["data"]
     printed, result = cells[1].outputs
     assert printed["text"] == "2\n" and result["data"]["text/plain"] == "3" and result["execution_count"] == 2
     nbformat.validate(notebook)

@@ -76,9 +76,10 @@ def execute_tagged(notebook: "NotebookNode") -> None:
 
     cells = [cell for cell in notebook.cells if TAG in cell.metadata.get("tags", [])]
     if cells:
-        alone = nbformat.v4.new_notebook(cells=deepcopy(cells), metadata=notebook.metadata)
+        setup = nbformat.v4.new_code_cell("%matplotlib inline")  # else figures would be stored as their name alone
+        alone = nbformat.v4.new_notebook(cells=[setup, *deepcopy(cells)], metadata=notebook.metadata)
         NotebookClient(alone, record_timing=False).execute()
-        for cell, executed in zip(cells, alone.cells, strict=True):
+        for cell, executed in zip(cells, alone.cells[1:], strict=True):
             cell.outputs = executed.outputs
             for output in cell.outputs:
                 if "execution_count" in output:
