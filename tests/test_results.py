@@ -112,7 +112,7 @@ def test_the_text_around_the_table_is_kept():
 
 
 def test_only_tagged_cells_are_executed():
-    drawn = "from matplotlib.figure import Figure\nFigure()"
+    drawn = "from matplotlib.figure import Figure\nfigure = Figure()\nfigure.subplots()\nfigure"
     cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", "print(2)\n3", "print(4)", drawn)]
     cells[3].metadata["tags"] = [TAG]
     cells[1].metadata["tags"] = [TAG]
