@@ -89,7 +89,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "\0", [], {}, object()], ids=repr)
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "\0", [], {}, object], ids=repr)
 @pytest.mark.parametrize("name", CALLS)
 def test_public_functions_refuse_by_name(tmp_path, monkeypatch, name, value):
     monkeypatch.setenv("ESC_RUNS", str(tmp_path))

@@ -336,7 +336,7 @@ def without_its_generator(state):
         with_more_than_all_correct,
         with_nan_in_a_weight, with_a_gap_in_its_history, with_nan_in_its_history, without_its_generator,
     ],
-    ids=str,
+    ids=lambda change: getattr(change, "__name__", str(change)),
 )  # fmt: skip
 def test_a_state_that_no_training_writes_is_refused(train_mine, tmp_path, monkeypatch, change):
     settings, file = config(epochs=6, eval_every=2, batch_size=31), tmp_path / "mine" / "training.state"
