@@ -69,15 +69,21 @@ def _samples_at(position: Tensor, samples: Tensor) -> Tensor:
     return samples.expand(len(position), -1).gather(1, position).float()
 
 
+def check_generator(generator: torch.Generator) -> None:
+    """Raises ValueError for anything else, None above all: random numbers would then not depend on the seed."""
+    if not hasattr(generator, "device"):
+        raise ValueError(f"generator is {generator!r}: expected a torch.Generator")
+
+
 def random_scales(n: int, generator: torch.Generator) -> Tensor:
     """Factors 1.25^u, u uniform from -1 to 1, so that slower is as likely as faster: `(n,)` float64."""
-    check("generator", generator, torch.Generator)
+    check_generator(generator)
     return 1.25 ** (2 * torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64) - 1)
 
 
 def random_gains(n: int, generator: torch.Generator) -> Tensor:
     """Factors of -6 to 6 dB, uniform in dB: `(n,)` float32."""
-    check("generator", generator, torch.Generator)
+    check_generator(generator)
     return 10 ** (6 * (2 * torch.rand(n, generator=generator, device=generator.device) - 1) / 20)
 
 
@@ -104,7 +110,7 @@ def random_crops(
     check("clips", clips, Clips)
     check("index", index, Tensor)
     check("length", length, int, 1, 10**9)
-    check("generator", generator, torch.Generator)
+    check_generator(generator)
     margin, room = _margin_and_room(scaled_frames(clips, index, scale), length, pad)
     where = torch.rand(len(index), generator=generator, device=room.device, dtype=torch.float64)
     return cut(clips, index, (where * (room + 1)).long() - margin, length, scale=scale)

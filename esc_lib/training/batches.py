@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from esc_lib.arguments import check
 from esc_lib.data.clips import Clips, load_clips, trim_silence
 from esc_lib.models.blocks import Network
-from esc_lib.training.augment import random_crops, random_gains, random_scales
+from esc_lib.training.augment import check_generator, random_crops, random_gains, random_scales
 from esc_lib.training.config import TrainConfig
 from esc_lib.training.loss import batch_loss
 from esc_lib.training.mixing import mix, mixed_labels, random_pairs
@@ -70,7 +70,7 @@ def batches(config: TrainConfig, clips: Clips, generator: torch.Generator) -> It
     """
     check("config", config, TrainConfig)
     check("clips", clips, Clips)
-    check("generator", generator, torch.Generator)
+    check_generator(generator)
     examples = _mixtures if config.between_class else _single_clips
     for x, label in examples(config, clips, generator):
         if config.strong_augmentation:
