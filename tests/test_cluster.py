@@ -63,7 +63,7 @@ def kill_one_in_the_middle(runs, workers):
 
 
 def in_the_middle(run):
-    return 2 <= len(load_run(run).history["eval_acc"]) < EPOCHS - 1
+    return 2 <= len(load_run(run).checkpoints) < EPOCHS - 1
 
 
 def checkpoints(run):
