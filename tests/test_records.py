@@ -173,34 +173,33 @@ def without(name):
     return lambda record: {key: value for key, value in record.items() if key != name}
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        *map(without, ("config", "runs", "data", "selection", "predictions")),
-        *(lambda record, value=value: {**record, "runs": value} for value in (None, [], "runs", [{"fold": 1}])),
-        lambda record: {**record, "config": {**record["config"], "epochs": "many"}},
-        lambda record: {**record, "runs": [{**run, "accuracy": 1.0} for run in record["runs"]]},
-        lambda record: {**record, "runs": record["runs"][1:]},
-        lambda record: [record],
-    ],
-)
-def test_a_damaged_record_is_named(found, damage):
+DAMAGES = [
+    *map(without, ("config", "runs", "data", "selection", "predictions")),
+    *(lambda record, value=value: {**record, "runs": value} for value in (None, [], "runs", [{"fold": 1}])),
+    lambda record: {**record, "data": None},
+    lambda record: {**record, "config": {**record["config"], "epochs": "many"}},
+    lambda record: {**record, "runs": [{**run, "accuracy": 1.0} for run in record["runs"]]},
+    lambda record: {**record, "runs": record["runs"][1:]},
+    lambda record: [record],
+]
+
+
+def test_a_damaged_record_is_named(found):
     path = save_record(found)
     record = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(damage(record)), encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"{path.stem}\.json (is no whole record|holds) .*restore it"):
-        load_record(path.stem)
+    for damage in DAMAGES:
+        path.write_text(json.dumps(damage(record)), encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"{path.stem}\.json (is no whole record|holds) .*restore it"):
+            load_record(path.stem)
 
 
-@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\x1f\x8b\x08", None])
-def test_a_table_of_a_record_that_cannot_be_read_is_named(found, content):
+def test_a_table_of_a_record_that_cannot_be_read_is_named(found):
     path = save_record(found)
     (file,) = path.parent.glob(f"{path.stem}-predictions-*.csv.gz")
-    file.unlink()
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(ValueError, match="no whole record.*csv.gz (cannot be read|is not what)"):
-        load_record(path.stem)
+    for content in (b"", b"version https://git-lfs.github.com/spec/v1\n", b"\x1f\x8b\x08", None):
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(ValueError, match="no whole record.*csv.gz (cannot be read|is not what)"):
+            load_record(path.stem)
 
 
 def test_the_error_for_a_missing_record_lists_those_that_exist(found):
