@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -55,18 +56,26 @@ def test_published_accuracies_are_those_of_the_papers(network, training, column,
     assert rows[column].tolist() == [accuracy]
 
 
-@pytest.fixture
-def found(tmp_path, monkeypatch):
-    """A cross-validation of M3 on a subset of tones, with two seeds; its records go into a temporary folder."""
-    monkeypatch.setattr(tiny, "RATE", 8000)
-    monkeypatch.setattr(records_module, "RESULTS", tmp_path / "results")
-    data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2, 3), per_class=1))
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "published.csv").write_text((RESULTS / "published.csv").read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A cross-validation of M3 on a subset of tones, with two seeds."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "RATE", 8000)
+        data = tiny.write_set(folder / "data", tiny.tones((1, 2, 3), per_class=1))
     config = records_module.recipe(
         "m3", "synthetic", epochs=2, crop_samples=400, batch_size=11, crops=2, eval_every=1, learning_rate=0.002
     )
-    return cross_validate(config, seeds=(0, 1), data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    return cross_validate(config, seeds=(0, 1), data_dir=data, save_dir=folder / "runs", device="cpu")
+
+
+@pytest.fixture
+def found(trained, tmp_path, monkeypatch):
+    """A copy of it, which a test may change; its records go into a temporary folder."""
+    monkeypatch.setattr(records_module, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "published.csv").write_text((RESULTS / "published.csv").read_text(encoding="utf-8"))
+    return deepcopy(trained)
 
 
 def changed(found, **changes):
