@@ -404,3 +404,19 @@ def test_interrupt_leaves_nothing(box, monkeypatch):
 
     monkeypatch.setattr(archives, "_extract_member", interrupt)
     not_extracted(make_zip(box / "a.zip", FILES), None, KeyboardInterrupt)
+
+
+def test_a_member_without_a_name_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("x", "content")
+    data = (tmp_path / "a.zip").read_bytes()
+    name = data.rindex(b"x", 0, data.rindex(b"PK\x05\x06"))
+    central = data.rindex(b"PK\x01\x02")
+    hollow = bytearray(data[:name] + data[name + 1 :])
+    hollow[central + 28] = 0  # length of its name in the directory
+    end = hollow.rindex(b"PK\x05\x06")
+    hollow[end + 12] -= 1  # length of the directory
+    (tmp_path / "a.zip").write_bytes(bytes(hollow))
+    with pytest.raises(ValueError, match="a.zip .*no name|a.zip .*not a complete"):
+        extract(tmp_path / "a.zip", tmp_path / "out", max_bytes=1000)
+    assert not (tmp_path / "out").exists()

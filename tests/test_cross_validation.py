@@ -229,7 +229,7 @@ def test_wrong_arguments_are_refused_by_name(data_dir, changes, message):
         cross_validate({}, data_dir=data_dir)
 
 
-@pytest.mark.parametrize("damage", ["clips", "acc", "epoch", "text", "table", "rows", "history"])
+@pytest.mark.parametrize("damage", ["clips", "acc", "epoch", "dataset", "text", "table", "rows", "columns", "history"])
 def test_a_result_that_does_not_fit_its_predictions_is_not_believed(data_dir, damage):
     found = cross_validate(settings(), folds=[1], data_dir=data_dir, device="cpu")
     file = found.path / "fold-1-seed-0" / "eval" / "result.json"
@@ -244,7 +244,7 @@ def test_a_result_that_does_not_fit_its_predictions_is_not_believed(data_dir, da
         run.save_history()
     else:
         lines = file.with_name("predictions.csv").read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = lines[:1] if damage == "rows" else []
+        kept = {"rows": lines[:1], "columns": [line.partition(",")[2] for line in lines], "table": []}[damage]
         file.with_name("predictions.csv").write_text("".join(kept), encoding="utf-8")
     again = partial(cross_validate, settings(), folds=[1], data_dir=data_dir, device="cpu")
     if damage == "history":

@@ -117,6 +117,8 @@ def _members(handle: Archive) -> Iterator[tuple[str, str, int, Any]]:
         for zipped in handle.infolist():
             if zipped.header_offset < 0:  # zipfile would seek there and raise an OSError, as if the disk had failed
                 raise zipfile.BadZipFile("its beginning is missing")
+            if not zipped.filename:
+                raise zipfile.BadZipFile("a member has no name")
             plain = stat.S_IFMT(zipped.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)  # 0: made on Windows
             kind = "link or device" if not plain else "folder" if zipped.is_dir() else "file"
             yield zipped.orig_filename, kind, zipped.file_size, zipped

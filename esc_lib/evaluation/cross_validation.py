@@ -303,7 +303,9 @@ def _read(path: Path, configs: dict[tuple[int, int], TrainConfig], subset: bool,
     for (fold, seed), config in configs.items():
         file = _result_file(path, fold, seed)
         run = load_run(file.parents[1])
-        result, of_run = _read_result(file)
+        if (run.config.seed, run.config.eval_folds) != (seed, (fold,)):
+            raise ValueError(f"{run.path} holds a run of another fold or seed: delete it and cross-validate again")
+        result, of_run = _read_result(file, run.config)
         spent = [[session.get(key, math.nan) for session in run.sessions] for key in ("seconds", "processor_seconds")]
         minutes, processor_minutes = (sum(of) / 60 for of in spent)
         best = None if config.validation_folds else max(run.history["eval_acc"].values())
@@ -323,8 +325,8 @@ def _read(path: Path, configs: dict[tuple[int, int], TrainConfig], subset: bool,
     return CrossValidation(path, first, data[0], table, *whole)
 
 
-def _read_result(file: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """What `evaluate` wrote about a run: its result, and a row per clip.
+def _read_result(file: Path, config: TrainConfig) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What `evaluate` wrote about a run of these settings: its result, and a row per clip.
 
     Raises:
         ValueError: one of the files is damaged, or they are not of the same evaluation.
@@ -336,7 +338,9 @@ def _read_result(file: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         correct, clips = int((table["true"] == table["predicted"]).sum()), len(table)
         counted = {"correct": correct, "clips": clips, "acc": correct / clips}
         agree = all(result[key] == value for key, value in counted.items()) and type(result["epoch"]) is int
-        agree = agree and {"dataset", "subset", "source_sha256"} <= result.keys()
+        agree = agree and result["dataset"] == config.dataset and {"subset", "source_sha256"} <= result.keys()
+        columns = ["file", "fold", "recording", *(f"p_{name}" for name in get_dataset(config.dataset).classes)]
+        agree = agree and 1 <= result["epoch"] <= config.epochs and bool(table[columns].notna().all(axis=None))
     except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
         raise ValueError(f"{file.with_name('predictions.csv')} cannot be read ({error!r}): {remedy}") from error
     if not agree:

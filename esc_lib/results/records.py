@@ -287,7 +287,7 @@ def _check_no_run_is_lost(path: Path, found: CrossValidation) -> None:
     if not path.is_file():
         return
     record = read_json(path, dict)
-    if record["data"] != found.data:
+    if record.get("data") != found.data:
         raise ValueError(f"{path} is kept: it is of other recordings; delete it first, or choose another results_dir")
     earlier = {(run["fold"], run["seed"]) for run in record["runs"]}
     lost = sorted(earlier - {(run.fold, run.seed) for run in found.runs.itertuples()})
