@@ -22,7 +22,7 @@ lab: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m esc_lib.bench $(BENCH)
 
-# Repeats the record at the top of the README's board, in about 20 minutes on two cores.
+# Repeats M18 of the README's board, in about 25 minutes on two cores; SPEEDRUN="m11 --epochs 50" tries another.
 speedrun: .venv/installed
 	$(BIN)/python -m esc_lib.bench.speedrun $(SPEEDRUN)
 
