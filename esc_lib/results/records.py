@@ -58,11 +58,14 @@ def measured_results(*networks: str) -> pd.DataFrame:
     Accuracies in percent: mean and standard deviation over the runs, 95 % interval over the recordings, and the
     paper's. Processor minutes: of all threads, mean over the runs.
     """
-    found = [load_record(path.stem) for path in sorted(RESULTS.glob("*.json"))]
-    rows = [_row(one) for one in found if not networks or one.config.architecture in networks]
+    rows = [_row(one) for one in _all_records() if not networks or one.config.architecture in networks]
     order = {name: i for i, name in enumerate(published_results()["network"].unique())}
     rows.sort(key=lambda row: (row[3], order.get(row[0], len(order)), row[2], row[1]))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _all_records() -> list[CrossValidation]:
+    return [load_record(path.stem) for path in sorted(RESULTS.glob("*.json"))]
 
 
 def overview(dataset: str = "esc10") -> pd.DataFrame:
@@ -70,8 +73,7 @@ def overview(dataset: str = "esc10") -> pd.DataFrame:
 
     Of a network's records it is the fast recipe's if there is one, else the one of the most epochs; never the best.
     """
-    records = [load_record(path.stem) for path in sorted(RESULTS.glob("*.json"))]
-    records = [one for one in records if one.config.dataset == dataset and not one.config.validation_folds]
+    records = [one for one in _all_records() if one.config.dataset == dataset and not one.config.validation_folds]
     rows = []
     for network, architecture in ARCHITECTURES.items():
         own = [one for one in records if one.config.architecture == network]
@@ -106,12 +108,11 @@ def _measured(found: CrossValidation) -> tuple[str, str, int, str]:
 def speed_board(dataset: str = "esc10") -> pd.DataFrame:
     """What processor time buys: a row per record of a fast recipe on all folds, the quickest first (accuracy in %)."""
     rows = []
-    for path in RESULTS.glob("*.json"):
-        found = load_record(path.stem)
+    for found in _all_records():
         minutes = found.runs["processor_minutes"].sum(skipna=False) / found.runs["seed"].nunique()
         whole = set(found.runs["fold"]) == set(get_dataset(dataset).folds) and found.config.dataset == dataset
         if recipe_kind(found.config) == "fast" and whole and math.isfinite(minutes):
-            last = read_json(path, dict)["sessions"][-1]
+            last = read_json(found.path, dict)["sessions"][-1]
             accuracy = f"{100 * found.runs['accuracy'].mean():.1f}"
             network = f"{found.config.architecture}, {found.config.epochs} epochs"
             rows.append((minutes, network, accuracy, last["date"], last["device"], last["commit"][:7]))
