@@ -147,7 +147,7 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _check_memory(optimizer: torch.optim.Optimizer, model: nn.Module, run: Run) -> None:
-    """Raises ValueError unless the optimiser has finite memories of every parameter that it has trained."""
+    """Raises ValueError unless the optimiser has memories, of its shape, of every parameter that it has trained."""
     never_trained = cast(Network, model).FRONT_END if run.config.freeze_epoch == 1 else ()
     forgets = run.config.optimizer == "sgd" and run.config.momentum == 0
     for name, parameter in model.named_parameters():
