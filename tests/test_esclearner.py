@@ -537,6 +537,17 @@ def test_m_nets_are_given_the_whole_clip_centred_and_all_count(tmp_path, monkeyp
     np.testing.assert_array_equal(np.flatnonzero(given[-2])[[0, -1]], [40, 59])  # zeros on both sides are trimmed
 
 
+def test_its_own_figure_for_m_nets_is_a_mean_over_batches(tmp_path, monkeypatch):
+    """Of five clips in batches of two, the last is a batch of its own: 1, 1/2 and 0 of them are right."""
+    stand_in(monkeypatch, lambda x: of_two(x.amax(dim=1) > 0.5), "m11_esclearner")
+    sounds = [(1, clip(0.9)), (0, clip(0.1)), (0, clip(0.1)), (0, clip(0.9)), (1, clip(0.1))]
+    folder = run_on(tmp_path, {**README_M11, "batch_size": 2}, sounds)
+    there = result_of(folder, "esc-learner")
+    assert there.accuracy == 3 / 5
+    assert there.result["acc_over_batches"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert "acc_over_batches" not in result_of(folder).result
+
+
 def test_results_stand_beside_its_own_and_state_their_bias(tmp_path, monkeypatch):
     stand_in(monkeypatch, lambda x: of_two(x.amax(dim=1) < 9), "envnet")  # predicts class 1 for everything
     folder = run_on(tmp_path, ENVNET, [(0, clip(0.9)), (0, clip(0.9)), (1, clip(0.9)), (2, clip(0))])

@@ -38,7 +38,14 @@ def esclearner_protocol(run: Run, model: nn.Module, load: Callable[..., Clips]) 
             "of them counts: test it with protocol='course'"
         )
     text = f"as esc-learner tested: logits averaged, {left_out} quiet clip(s) left out and not counted"
-    return clips.select(counts.numpy()), probabilities[counts], {"protocol": text, "left_out": left_out}
+    remarks: dict[str, Any] = {"protocol": text, "left_out": left_out}
+    if run.config.architecture in M_NETS:
+        right = (probabilities.argmax(dim=1) == clips.targets.cpu()).double()
+        # As it reported them: a mean over batches, the last of which may be smaller and counts as much.
+        remarks["acc_over_batches"] = float(
+            torch.stack([of.mean() for of in right.split(run.config.batch_size)]).mean()
+        )
+    return clips.select(counts.numpy()), probabilities[counts], remarks
 
 
 @torch.no_grad()
@@ -49,8 +56,7 @@ def predict_as_esclearner(model: nn.Module, clips: Clips, config: TrainConfig) -
     is; a clip whose crops are all left out does not count. The mean is over logits, not probabilities. Of M-nets, the
     clip is a single crop and always counts; one of nothing but zeros, which stopped esc-learner, counts here too.
 
-    Two differences remain. Its accuracy of M-nets is a mean over batches, the last of which is smaller; here it is the
-    share of the clips. Its first runs, those without "bc", were tested on trimmed and padded clips in their time.
+    One difference remains: its first runs, those without "bc", were tested on trimmed and padded clips in their time.
 
     Args:
         model, config: the network, in eval mode, and its run's settings.
