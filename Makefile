@@ -1,6 +1,7 @@
 # make train | check | test | lab | bench | speedrun | results | notebooks: each makes the environment first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
+LESSONS := $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 
 .PHONY: train check test lab bench speedrun results notebooks
 
@@ -15,8 +16,10 @@ check: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest --nbval
 
+# In a copy of yours, made once; what you change stays as it is.
 lab: .venv/installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m esc_lib.lessons
+	$(BIN)/jupyter lab my_lessons
 
 # About half an hour on two cores. Add BENCH="envnet m5 --dataset esc10" for less, or for other clips.
 bench: .venv/installed
@@ -39,5 +42,5 @@ results: .venv/installed
 
 # Runs every notebook in its own order and keeps what it printed (of progress bars the last state): what is committed.
 notebooks: .venv/installed
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
-	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(LESSONS)
+	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams $(LESSONS)

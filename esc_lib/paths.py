@@ -9,6 +9,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "data" / "results"
 # A small network that comes with the course; it is there with the credits of its training clips.
 PRETRAINED = REPOSITORY / "data" / "pretrained" / "m5-esc10"
+# The learned first layers of the networks, before and after training.
+FRONTENDS = REPOSITORY / "data" / "frontends"
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:

@@ -286,8 +286,10 @@ def test_data_folder_is_the_argument_else_the_environments_else_the_repositorys(
 
 def test_prepared_folder_is_named_by_set_and_rate(tmp_path):
     assert prepared_folder("esc50", 44100, tmp_path) == tmp_path / "esc50-44100"
-    with pytest.raises(ValueError, match="unknown dataset 'esc11'"):
-        prepared_folder("esc11", 8000, tmp_path)
+    assert prepared_folder("esc11", 8000, tmp_path) == tmp_path / "esc11-8000", "it may be a set of your own"
+    for name in ("esc-11", "ESC10", "../esc10", "", "10", None):
+        with pytest.raises(ValueError, match=r"unknown dataset .*synthetic.*esc10.*of your own"):
+            prepared_folder(name, 8000, tmp_path)
 
 
 @pytest.mark.parametrize("rate", [0, -8000, 16, 16000.0, "16000", True, None, 10**6])

@@ -12,7 +12,7 @@ from torch import nn
 
 from esc_lib.models import ARCHITECTURES, build_model
 from esc_lib.models.cpu import accelerate
-from esc_lib.models.wavemsnet import LogMel
+from esc_lib.models.logmel import LogMel
 
 # Channels of the first layer, then of the layers behind each pooling by four (Dai et al., Table 1).
 M_NETS = {
@@ -35,7 +35,11 @@ SIZES = {
     "m18": (8000, 32000, 3_683_786, 3_704_306),
     "m34res": (8000, 32000, 3_984_154, 3_999_554),
     "acdnet": (20000, 30225, 4_712_378, 4_735_378),
+    # EnvNet without its first two convolutions, of 400 and 12,880 parameters.
+    "logmel_cnn": (16000, 24014, 48_396_758 - 13_280, 48_560_638 - 13_280),
+    "logmel_m5": (8000, 32000, 540_490, 555_890),
 }
+LOG_MEL = ["wavemsnet_logmel", "logmel_cnn", "logmel_m5"]
 INPUTS = [*((name, samples) for name, (_, samples, *_) in SIZES.items()), ("acdnet", 66650)]
 
 
@@ -79,12 +83,12 @@ def test_rate_input_and_number_of_parameters_are_the_papers(name):
     network, (rate, samples, *counts) = ARCHITECTURES[name], SIZES[name]
     assert samples == network.INPUT_SAMPLES and samples in network.LENGTHS and rate == network.SAMPLE_RATE
     # The log-mel spectrogram's filters are computed at once, which the device without memory cannot do.
-    with torch.device("cpu" if name == "wavemsnet_logmel" else "meta"):
+    with torch.device("cpu" if name in LOG_MEL else "meta"):
         models = [build_model(name, n_classes) for n_classes in (10, 50)]
     assert [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in models] == counts
 
 
-def test_there_are_ten_networks_and_others_and_too_few_classes_are_refused():
+def test_there_are_twelve_networks_and_others_and_too_few_classes_are_refused():
     assert set(ARCHITECTURES) == set(SIZES)
     with pytest.raises(ValueError, match="'envnat'.*envnet"):
         build_model("envnat", 10)
@@ -131,6 +135,13 @@ def acdnet_shapes(samples):
     }  # fmt: skip
 
 
+LOGMEL_CNN = {layer: shapes for layer, shapes in ENVNET.items() if layer not in ("conv1", "conv2")}
+LOGMEL_M5 = {
+    "convs.0": [(1, 40, 400), (32, 40, 400)], "convs.1": [(32, 20, 200), (64, 20, 200)],
+    "convs.2": [(64, 10, 100), (128, 10, 100)], "convs.3": [(128, 5, 50), (384, 5, 50)], "fc": [(384,), (10,)],
+}  # fmt: skip
+
+
 def m_net_shapes(name):
     (width,), *stages = M_NETS[name]
     shapes = {"conv1": [(1, 1, 32000), (width, 1, 8000)]}
@@ -146,8 +157,11 @@ def shapes_of(name, samples):
         return m_net_shapes(name)
     if name == "acdnet":
         return acdnet_shapes(samples)
-    tables = {"envnet": ENVNET, "envnetv2": ENVNETV2, "wavemsnet": wavemsnet_shapes(1)}
-    return tables.get(name) or wavemsnet_shapes(2)
+    tables = {
+        "envnet": ENVNET, "envnetv2": ENVNETV2, "wavemsnet": wavemsnet_shapes(1),
+        "wavemsnet_logmel": wavemsnet_shapes(2), "logmel_cnn": LOGMEL_CNN, "logmel_m5": LOGMEL_M5,
+    }  # fmt: skip
+    return tables[name]
 
 
 @pytest.mark.parametrize(("name", "samples"), INPUTS)
@@ -177,18 +191,19 @@ def test_every_stage_has_the_tables_shape_and_name(network, name, samples):
 FEATURES = {
     "envnet": (1, 40, 150), "envnetv2": (1, 64, 260), "wavemsnet": (1, 96, 441), "wavemsnet_logmel": (2, 96, 441),
     "acdnet": (1, 64, 151), "m3": (256, 1, 500), "m5": (512, 1, 32), "m11": (512, 1, 32), "m18": (512, 1, 32),
-    "m34res": (384, 1, 32),
+    "m34res": (384, 1, 32), "logmel_cnn": (1, 40, 150), "logmel_m5": (1, 40, 400),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_the_front_end_makes_the_features_and_the_classifier_the_logits(network, name):
     model = network(name)
-    x = noise(1, model.INPUT_SAMPLES)
+    x = noise(1, model.INPUT_SAMPLES).requires_grad_()
     features = model.features(x)
     assert features.shape == (1, *FEATURES[name])
     gradients = torch.autograd.grad(features.sum(), model.parameters(), allow_unused=True)
     used = {key for (key, _), grad in zip(model.named_parameters(), gradients, strict=True) if grad is not None}
+    assert bool(used) == (name not in ("logmel_cnn", "logmel_m5")), "a spectrogram has nothing to learn"
     assert used == {key for key, _ in model.named_parameters() if key.split(".")[0] in model.FRONT_END}
     with torch.no_grad():
         assert torch.equal(model.classify(features), model(x))
@@ -226,7 +241,10 @@ class Plain:
 
 def plain_envnet(net, x):
     x = net.block(net.block(x[:, :, None], "conv1"), "conv2")
-    x = F.max_pool2d(x, (1, 160)).permute(0, 2, 1, 3)
+    return plain_envnet_back_end(net, F.max_pool2d(x, (1, 160)).permute(0, 2, 1, 3))
+
+
+def plain_envnet_back_end(net, x):
     x = F.max_pool2d(net.block(x, "conv3"), 3)
     x = F.max_pool2d(net.block(x, "conv4"), (1, 3))
     x = net.dense(x.reshape(len(x), 7700), "fc5").clamp(min=0)
@@ -293,12 +311,22 @@ def plain_m_net(net, x, name):
     return net.dense(x.mean(dim=(2, 3)), "fc")
 
 
+def plain_logmel_m5(net, x):
+    for i in range(4):
+        x = net.block(x, f"convs.{i}", padding=(1, 1))
+        x = F.max_pool2d(F.pad(x, (0, 0, 0, x.shape[2] % 2)), 2)  # an odd row; a ReLU's zeros are no new maximum
+    return net.dense(x.mean(dim=(2, 3)), "fc")
+
+
 def plain(model, name, x):
-    net = Plain(model, eps=2e-5 if name in ("envnet", "envnetv2") else 1e-5)
+    net = Plain(model, eps=2e-5 if name in ("envnet", "envnetv2", "logmel_cnn") else 1e-5)
     if name in M_NETS:
         return plain_m_net(net, x, name)
-    if name == "wavemsnet_logmel":
-        return plain_wavemsnet(net, x, model.logmel(x))  # which has its own test
+    if name in LOG_MEL:
+        spectrogram = model.logmel(x)  # which has its own test
+        if name == "wavemsnet_logmel":
+            return plain_wavemsnet(net, x, spectrogram)
+        return (plain_envnet_back_end if name == "logmel_cnn" else plain_logmel_m5)(net, spectrogram)
     networks = dict(envnet=plain_envnet, envnetv2=plain_envnetv2, wavemsnet=plain_wavemsnet, acdnet=plain_acdnet)
     return networks[name](net, x)
 
@@ -311,7 +339,7 @@ def test_a_plain_version_in_float64_gives_the_same_logits_and_gradients(network,
     with torch.no_grad():
         close(model(x), plain(model, name, x), 1e-7)
     model.train()  # where the batch's own mean and variance count
-    if name not in M_NETS:
+    if hasattr(model, "dropout"):
         model.dropout.eval()
     parameters = dict(model.named_parameters())
     found, expected = (
@@ -342,7 +370,7 @@ def test_examples_of_a_batch_are_independent_in_eval_mode(network, name):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_exported_and_in_another_layout_it_gives_the_same(network, name):
     model = network(name)
-    x = noise(2 if name in ("wavemsnet_logmel", "m34res") else 1, model.INPUT_SAMPLES)
+    x = noise(2 if name in (*LOG_MEL, "m34res") else 1, model.INPUT_SAMPLES)
     exported = torch.export.export(model, (x,), strict=name == "envnet")  # strict: a graph break is an error
     with torch.no_grad():
         expected = model(x)
@@ -353,6 +381,7 @@ def test_exported_and_in_another_layout_it_gives_the_same(network, name):
 DROPOUT = [
     ("envnet", "fc5", "fc6", 0.5), ("envnet", "fc6", "fc7", 0.5), ("envnetv2", "fc11", "fc12", 0.5),
     ("envnetv2", "fc12", "fc13", 0.5), ("wavemsnet", "fc1", "fc2", 0.5), ("acdnet", "conv11", "conv12", 0.2),
+    ("logmel_cnn", "fc5", "fc6", 0.5), ("logmel_cnn", "fc6", "fc7", 0.5),
 ]  # fmt: skip
 
 
@@ -375,8 +404,9 @@ def test_dropout_stands_where_the_paper_has_it(network, name, before, after, rat
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_other_shapes_are_refused_by_name(network, name):
     model, samples = network(name), SIZES[name][1]
-    lengths = {"acdnet": "30225 or 66650", **dict.fromkeys(M_NETS, "4 or more")}.get(name, samples)
-    wrong = (3, 0) if name in M_NETS else (samples - 1, samples + 1)
+    lengths = {"acdnet": "30225 or 66650", **dict.fromkeys(M_NETS, "4 or more"), "logmel_m5": "101 or more"}
+    lengths = lengths.get(name, samples)
+    wrong = (3, 0) if name in M_NETS else (100, 0) if name == "logmel_m5" else (samples - 1, samples + 1)
     for shape in [(samples,), (1, samples), (1, 1, 1, samples), (1, 2, samples), *((1, 1, of) for of in wrong)]:
         words = rf"(?i)^{name.replace('_', '')} .*\b{lengths}\b.*{re.escape(str(shape))}"
         with pytest.raises(ValueError, match=words):
@@ -450,6 +480,8 @@ INITIALISATIONS = {
     "m11": (assert_glorot_uniform, 10, 1, 10, 1e-5),
     "m18": (assert_glorot_uniform, 17, 1, 17, 1e-5),
     "m34res": (assert_glorot_uniform, 33, 1, 33 + 16, 1e-5),  # one norm more in each block, after the addition
+    "logmel_cnn": (assert_he_normal, 2, 3, 2, 2e-5),
+    "logmel_m5": (assert_glorot_uniform, 4, 1, 4, 1e-5),
 }
 
 
@@ -473,7 +505,7 @@ def test_weights_depend_on_the_seed_alone():
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-# WaveMsNet's windows and its log-mel spectrogram ----------------------------------------------------------------------
+# WaveMsNet's windows, and log-mel spectrograms ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["wavemsnet", "wavemsnet_logmel"])
@@ -499,59 +531,111 @@ def hertz(mels):
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((np.maximum(mels, 15) - 15) * np.log(6.4) / 27))
 
 
-EDGES = np.linspace(0, float(mel(22050)), 98)  # each of the 96 bands begins, peaks and ends at three of them
+# Sampling rate, samples, window, hop and bands of each spectrogram.
+SPECTROGRAMS = {
+    "wavemsnet_logmel": (44100, 66150, 2048, 150, 96),
+    "logmel_cnn": (16000, 24014, 400, 160, 40),
+    "logmel_m5": (8000, 32000, 200, 80, 40),
+}
 
 
-def mel_filters():
+def edges(rate, bands):
+    """Each of the bands begins, peaks and ends at three of them."""
+    return np.linspace(0, float(mel(rate / 2)), bands + 2)
+
+
+def mel_filters(rate, window, bands):
     """Triangles over frequency, each of area one."""
-    frequencies = np.arange(1025) * 44100 / 2048
-    filters = np.zeros((1025, 96))
-    for band in range(96):
-        low, centre, high = hertz(EDGES[band : band + 3])
+    frequencies = np.arange(window // 2 + 1) * rate / window
+    filters = np.zeros((len(frequencies), bands))
+    for band in range(bands):
+        low, centre, high = hertz(edges(rate, bands)[band : band + 3])
         rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
         filters[:, band] = np.clip(np.minimum(rising, falling), 0, None) * 2 / (high - low)
     return filters
 
 
-def plain_log_mel(sound):
-    padded = np.pad(sound.astype(np.float64), 1024, mode="reflect")
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2048) / 2048)
-    frames = np.stack([padded[150 * i : 150 * i + 2048] * window for i in range(441)])
-    power = (np.abs(np.fft.rfft(frames)) ** 2 @ mel_filters()).T
+def plain_log_mel(sound, rate, window, hop, bands):
+    padded = np.pad(sound.astype(np.float64), window // 2, mode="reflect")
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    frames = np.stack([padded[hop * i : hop * i + window] * hann for i in range(len(sound) // hop)])
+    power = (np.abs(np.fft.rfft(frames)) ** 2 @ mel_filters(rate, window, bands)).T
     power_db = 10 * np.log10(np.maximum(power, 1e-10))
     power_db = np.maximum(power_db, power_db.max() - 80)
     return (power_db - power_db.mean()) / power_db.std()
 
 
-@pytest.fixture(scope="module")
-def log_mel():
-    return LogMel(44100)
-
-
-def test_log_mel_of_a_batch_agrees_with_a_plain_version_in_float64_of_each(log_mel):
+@pytest.mark.parametrize(("name", "settings"), SPECTROGRAMS.items())
+def test_log_mel_of_a_batch_agrees_with_a_plain_version_in_float64_of_each(network, name, settings):
     # Noise; noise that falls by 120 dB, of which the last 80 count; noise so faint that the floor lies above them.
-    x = noise(3, 66150)
-    x[1] *= 10 ** torch.linspace(0, -6, 66150)
+    rate, samples, *rest = settings
+    x = noise(3, samples)
+    x[1] *= 10 ** torch.linspace(0, -6, samples)
     x[2] *= 1e-3
-    x[2, :, 30000:] = 0
-    expected = np.stack([plain_log_mel(sound) for sound in x[:, 0].numpy()])[:, None]
-    assert expected.shape == (3, 1, 96, 441)
-    np.testing.assert_allclose(log_mel(x).numpy(), expected, rtol=0, atol=1e-3)
+    x[2, :, samples // 2 :] = 0
+    expected = np.stack([plain_log_mel(sound, rate, *rest) for sound in x[:, 0].numpy()])[:, None]
+    assert expected.shape[1:] == (1, *FEATURES[name][1:])
+    np.testing.assert_allclose(network(name).logmel(x).numpy(), expected, rtol=0, atol=1e-3)
 
 
-def test_log_mel_of_silence_is_finite(log_mel):
-    assert log_mel(torch.zeros(1, 1, 66150)).isfinite().all()
+@pytest.mark.parametrize("name", SPECTROGRAMS)
+def test_log_mel_of_silence_is_zero(network, name):
+    """And so are its gradients: a batch with a silent crop does not end a training."""
+    x = torch.zeros(1, 1, SPECTROGRAMS[name][1], requires_grad=True)
+    spectrogram = network(name).logmel(x)
+    spectrogram.sum().backward()
+    assert not spectrogram.any() and not x.grad.any()
 
 
-@pytest.mark.parametrize("frequency", [1000, 5000])
-def test_a_tone_is_loudest_in_the_band_with_the_nearest_centre(log_mel, frequency):
-    tone = 0.5 * torch.sin(2 * torch.pi * frequency * torch.arange(66150, dtype=torch.float64) / 44100)
-    nearest = np.abs(EDGES[1:-1] - mel(frequency)).argmin()
-    loudest = log_mel(tone.float()[None, None])[..., 7:-7].argmax(dim=2)  # without the frames beyond the tone's ends
+@pytest.mark.parametrize("frequency", [440, 1000, 3000])
+@pytest.mark.parametrize("name", SPECTROGRAMS)
+def test_a_tone_is_loudest_in_the_band_with_the_nearest_centre(network, name, frequency):
+    rate, samples, window, hop, bands = SPECTROGRAMS[name]
+    tone = 0.5 * torch.sin(2 * torch.pi * frequency * torch.arange(samples, dtype=torch.float64) / rate)
+    nearest = np.abs(edges(rate, bands)[1:-1] - mel(frequency)).argmin()
+    ends = window // 2 // hop + 1  # frames that reach beyond the tone's ends
+    loudest = network(name).logmel(tone.float()[None, None])[..., ends:-ends].argmax(dim=2)
     assert (loudest == nearest).all()
 
 
-def test_nothing_of_the_log_mel_is_in_the_state_dict(network, log_mel):
+@pytest.mark.parametrize("name", ["logmel_cnn", "logmel_m5"])
+@torch.no_grad()
+def test_log_mel_networks_ignore_gain_and_sign_but_not_pitch(network, name):
+    model = network(name)
+    rate, samples = SPECTROGRAMS[name][:2]
+    phase = 2 * torch.pi * torch.arange(samples) / rate
+    low, high = (0.3 * torch.sin(frequency * phase)[None, None] + 0.01 * noise(1, samples) for frequency in (400, 900))
+    expected = model(low)
+    close(model(0.1 * low), expected, 1e-3)
+    close(model(-low), expected, 1e-5)
+    assert (model(high) - expected).abs().max() > 1e-2 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_logmel_m5_accepts_any_length_from_half_a_window_on(network):
+    model = network("logmel_m5")
+    for samples in (101, 160, 1000, 31999, 40000):
+        x = noise(1, samples)
+        assert model.features(x).shape == (1, 1, 40, samples // 80)
+        out = model(x)
+        assert out.shape == (1, 10) and out.isfinite().all()
+
+
+def test_logmel_m5_is_of_m5s_size_and_costs_as_much(network):
+    def multiplications(name):
+        total, model = 0, network(name)
+        for layer, (_, (_, *made)) in shapes_of(name, 32000).items():
+            weights = [part.weight for part in model.get_submodule(layer).modules() if hasattr(part, "weight")]
+            total += weights[0].numel() * int(np.prod(made))
+        return total
+
+    parameters = [SIZES[name][2] for name in ("logmel_m5", "m5")]
+    assert 0.9 < parameters[0] / parameters[1] < 1
+    assert 0.9 < multiplications("logmel_m5") / multiplications("m5") < 1
+
+
+def test_nothing_of_the_log_mel_is_in_the_state_dict(network):
+    log_mel = LogMel(44100)
     assert not log_mel.state_dict() and not list(log_mel.parameters())
     assert network("wavemsnet_logmel").state_dict().keys() == network("wavemsnet").state_dict().keys()
 

@@ -24,6 +24,7 @@ from esc_lib.training import list_runs
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
 # Every notebook that trains, with each network that it trains.
 TRAINED = [
     ("03_train_envnet", "envnet"),
@@ -38,6 +39,12 @@ TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+@pytest.fixture(params=[*NOTEBOOKS, *SOLUTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def executed(request):
+    """A lesson or its solutions."""
     return nbformat.read(request.param, as_version=4)
 
 
@@ -62,8 +69,8 @@ def test_there_are_notebooks():
     assert expected | {name for name, _ in TRAINED} <= {path.stem for path in NOTEBOOKS}
 
 
-def test_executed_in_order(notebook):
-    counts = [cell.execution_count for cell in code_cells(notebook)]
+def test_executed_in_order(executed):
+    counts = [cell.execution_count for cell in code_cells(executed)]
     assert counts == list(range(1, len(counts) + 1))
 
 
@@ -75,13 +82,32 @@ def test_outputs_are_compared(notebook):
     assert len(compared) >= 1
 
 
-def test_no_error_is_committed(notebook):
-    assert not [o for cell in code_cells(notebook) for o in cell.outputs if o.output_type == "error"]
+def test_nothing_red_is_committed(executed):
+    """No error, and nothing on stderr, which JupyterLab shows in a red box."""
+    outputs = [output for cell in code_cells(executed) for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
 
 
-def test_free_of_machine_paths(notebook):
+def test_every_figure_is_there(executed):
+    """What draws or returns a figure shows it: a picture for each, and none that the reader sees only as text."""
+    for cell in code_cells(executed):
+        data = [output.get("data", {}) for output in cell.outputs]
+        assert all("image/png" in shown for shown in data if shown.get("text/plain", "").startswith("<Figure")), (
+            cell.source
+        )
+        pictures = sum("image/png" in shown for shown in data)
+        calls = len(re.findall(r"\bplt\.show\(|(?m:^plot_\w+\()|display\(plot_", cell.source))
+        assert pictures >= calls, cell.source
+
+
+def test_every_lesson_shows_pictures(notebook):
+    pictures = [o for cell in code_cells(notebook) for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 3
+
+
+def test_free_of_machine_paths(executed):
     path = re.compile(r"(?<![\w.~/])/(home|root|tmp|work|Users|usr|var|opt)/|[A-Z]:\\")
-    for text in [*texts(notebook), *sources(notebook.cells)]:
+    for text in [*texts(executed), *sources(executed.cells)]:
         assert not path.search(text), path.search(text)
 
 
@@ -110,6 +136,75 @@ def test_skeleton(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
 
 
+def prose(notebook):
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def section(text, title):
+    """What stands under a heading of the second level."""
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_a_lesson_begins_with_a_picture(notebook):
+    first, picture = notebook.cells[:2]
+    assert first.cell_type == "markdown" and picture.cell_type == "code"
+    assert picture.metadata["jupyter"] == {"source_hidden": True}
+    assert any("image/png" in output.get("data", {}) for output in picture.outputs)
+
+
+def test_lessons_lead_to_each_other():
+    for i, path in enumerate(NOTEBOOKS):
+        cells = nbformat.read(path, as_version=4).cells
+        for cell in (cells[0], cells[-1]):
+            line = cell.source.splitlines()[-1]
+            for word, near in (("Previous", i - 1), ("Next", i + 1)):
+                expected = NOTEBOOKS[near].name if 0 <= near < len(NOTEBOOKS) else None
+                found = re.search(rf"{word}: \[[^\]]+\]\(([^)]+)\)", line)
+                assert (found and found[1]) == expected, f"{path.name}: {line}"
+
+
+def test_questions_have_answers(notebook):
+    text = prose(notebook)
+    predictions = text.count("**Predict before you run.**")
+    quick = section(text, "Quick questions")
+    assert 2 <= predictions <= 3
+    assert re.findall(r"^(\d)\. ", quick, re.M) == list("12345") and quick.count("<details>") == 5
+    answers = predictions + 5
+    assert text.count("<details>") == text.count("</details>") == answers
+    # Without the blank line JupyterLab shows an answer's Markdown as it is written.
+    assert len(re.findall(r"<summary>Answer</summary>\n\s*\n", text)) == answers
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_exercise_is_solved(path):
+    exercises = section(prose(nbformat.read(path, as_version=4)), "Exercises")
+    assert re.findall(r"^(\d)\. ", exercises, re.M) == list("123")
+    assert f"(solutions/{path.name})" in exercises
+    solved = prose(nbformat.read(path.parent / "solutions" / path.name, as_version=4))
+    assert re.findall(r"^## (?:Exercise )?(\d)", solved, re.M) == list("123")
+    assert f"(../{path.name})" in solved
+
+
+def test_links_lead_somewhere(executed, request):
+    folder = FOLDER / "solutions" if "solutions" in request.node.callspec.id else FOLDER
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(executed)):
+        file, _, anchor = target.partition("#")
+        if not re.match(r"https?:", target) and file:
+            assert (folder / file).exists(), target
+            assert not file.endswith("glossary.md") or f'id="{anchor}"' in glossary, target
+
+
+def test_the_glossary_is_sorted_and_in_one_line_each():
+    lines = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").splitlines()
+    terms = [
+        re.fullmatch(r'<a id="([a-z0-9-]+)"></a>\*\*(.+?)\*\*( \(\w+\))?: .+\.', line) for line in lines[4:] if line
+    ]
+    assert all(terms)
+    ids = [term[1] for term in terms]
+    assert len(set(ids)) == len(ids) and ids == sorted(ids)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_parameters_are_typed_and_explained(path):
     """This is what `papermill --help-notebook` shows; papermill overrides only what the cell itself assigns."""
@@ -122,8 +217,10 @@ def test_parameters_are_typed_and_explained(path):
 
 
 def test_what_papermill_passed_is_checked_before_anything_is_done_with_it(notebook):
-    parameters, first = code_cells(notebook)[:2]
-    assert parameters.metadata.tags == ["parameters"]
+    cells = code_cells(notebook)
+    (place,) = [i for i, cell in enumerate(cells) if cell.metadata.get("tags") == ["parameters"]]
+    assert place <= 1  # a picture at most comes before
+    first = cells[place + 1]
     statements = ast.parse(first.source.removeprefix("%matplotlib inline\n")).body
     done = [ast.unparse(of) for of in statements if not isinstance(of, ast.Import | ast.ImportFrom)]
     assert done[0] == "check_parameters()"

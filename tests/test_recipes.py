@@ -93,6 +93,8 @@ def test_acdnets_recipe_is_the_authors(dataset):
         ("wavemsnet_logmel", 44100, 66150),
         ("acdnet", 20000, 30225),
         *((name, 8000, 32000) for name in M_NETS),
+        ("logmel_cnn", 16000, 24014),
+        ("logmel_m5", 8000, 32000),
     ],
 )
 @pytest.mark.parametrize("dataset", [*DATASETS, "synthetic"])
@@ -119,6 +121,16 @@ def test_acdnets_epochs_are_those_of_between_class_learning_already():
     assert recipe("acdnet", "esc50", between_class=True).epochs == 2000
     assert recipe("acdnet", "esc50", strong_augmentation=False).epochs == 2000
     assert recipe("acdnet", "esc50", between_class=True, epochs=7).epochs == 7
+
+
+@pytest.mark.parametrize(("log_mel", "learned"), [("logmel_cnn", "envnet"), ("logmel_m5", "m5")])
+@pytest.mark.parametrize("dataset", [*DATASETS, "synthetic"])
+@pytest.mark.parametrize("changes", [{}, dict(kind="fast"), dict(between_class=True)])
+def test_log_mel_networks_have_the_recipe_of_the_network_that_they_are_compared_with(
+    log_mel, learned, dataset, changes
+):
+    ours, theirs = (recipe(name, dataset, **changes).to_dict() for name in (log_mel, learned))
+    assert ours == theirs | {"architecture": log_mel}
 
 
 # The learning rate of every epoch -------------------------------------------------------------------------------------
@@ -221,7 +233,7 @@ RATES = [-1e-3, float("nan"), float("inf"), "1e-3", True, None]
 SWITCHES = [1, 0, "true", "yes", "on", None]
 WRONG = {
     **dict.fromkeys(["epochs", "batch_size", "crops", "eval_every", "keep_n"], COUNTS),
-    **dict.fromkeys(["seed", "warmup", "freeze_epoch"], FROM_ZERO),
+    **dict.fromkeys(["seed", "warmup", "freeze_epoch", "unfreeze_epoch"], FROM_ZERO),
     **dict.fromkeys(["learning_rate", "momentum", "weight_decay", "lr_gamma"], RATES),
     "min_peak": [*RATES, 1.5],
     "one_cycle": [*RATES, 1.0],
@@ -229,7 +241,7 @@ WRONG = {
     "schedule": [[0.75, 0.5], [80, 100], [1.0], [0.0], [-0.5], ["0.5"], [float("nan")], [True]],
     "optimizer": ["SGD", "rmsprop", "", None, 1, ["sgd"]],
     "precision": ["float16", "", None, True, ["float32"]],
-    "start_from": ["runs/some", None, 1, False],
+    "start_from": [None, 1, False],
     "crop_samples": [24000, 24014.0, "24014", True, None],
 }
 
@@ -280,16 +292,23 @@ def test_only_lengths_that_the_network_takes_are_accepted(network, right):
 
 
 @pytest.mark.parametrize("network", ARCHITECTURES)
-def test_only_the_log_mel_network_starts_from_another_run(network):
-    if network == "wavemsnet_logmel":
-        assert recipe(network, "esc50", start_from="runs/some").start_from == "runs/some"
-    else:
-        with pytest.raises(ValueError, match="^start_from is 'runs/some'.*wavemsnet_logmel"):
-            recipe(network, "esc50", start_from="runs/some")
+def test_every_network_may_start_from_another_run(network):
+    assert recipe(network, "esc50", start_from="runs/some").start_from == "runs/some"
+
+
+def test_a_front_end_is_released_after_it_was_frozen():
+    config = recipe("m5", "esc10", freeze_epoch=2, unfreeze_epoch=4)
+    assert [config.is_frozen_at(epoch) for epoch in range(1, 6)] == [False, True, True, False, False]
+    assert [recipe("m5", "esc10", freeze_epoch=2).is_frozen_at(epoch) for epoch in (1, 2, 99)] == [False, True, True]
+    assert not recipe("m5", "esc10").is_frozen_at(1)
+    for freeze in (0, 4, 5):
+        with pytest.raises(ValueError, match="unfreeze_epoch is 4 and freeze_epoch"):
+            recipe("m5", "esc10", freeze_epoch=freeze, unfreeze_epoch=4)
 
 
 def test_changes_reach_the_settings_which_then_stay():
-    changes = dict(epochs=3, batch_size=5, learning_rate=0.5, schedule=(0.25,), seed=0, precision="auto", compile=True)
+    changes = dict(epochs=3, batch_size=5, learning_rate=0.5, seed=0, precision="auto", compile=True)
+    changes |= dict(schedule=(0.25,), one_cycle=0)
     config = recipe("envnet", "synthetic", **changes)
     assert_has(config, **changes)
     assert_has(recipe("m5", "synthetic", schedule=[], one_cycle=0.3), schedule=(), one_cycle=0.3)

@@ -11,6 +11,8 @@ from nbconvert.filters.markdown import markdown2html
 
 from esc_lib.models import ARCHITECTURES
 from esc_lib.paths import RESULTS
+from esc_lib.results import landscape, learned_filters_gain
+from esc_lib.results.comparisons import LEARNED
 from esc_lib.results.records import load_record, overview, speed_board
 from esc_lib.results.tables import BEGIN, END, TABLES, TAG, execute_tagged, markdown, with_table
 
@@ -45,6 +47,48 @@ def test_the_overview_has_a_row_a_network_and_humans_below():
         found = load_record(record.stem)
         if found.config.one_cycle:
             assert rows.at["m18", "here"] == f"{100 * found.runs['accuracy'].mean():.1f}"
+
+
+@pytest.mark.parametrize(("dataset", "chance", "humans"), [("esc10", 10, [95.7]), ("esc50", 2, [81.3])])
+def test_the_landscape_has_chance_humans_networks_and_a_source_for_each(dataset, chance, humans):
+    table = landscape(dataset)
+    assert table["accuracy"].is_monotonic_increasing and table["accuracy"].between(chance, 100).all()
+    assert (table["source"].str.len() > 10).all() and not table.duplicated(["label", "kind"]).any()
+    of = table.groupby("kind")["accuracy"].apply(list)
+    assert of["chance"] == [chance] and of["humans"] == humans
+    assert {"chance", "published", "humans"} <= set(of.index) <= {"chance", "published", "here", "humans", "pretrained"}
+    here = table[table["kind"] == "here"]
+    assert table["low"].notna().eq(table["kind"] == "here").all()
+    assert ((here["low"] < here["accuracy"]) & (here["accuracy"] < here["high"])).all()
+    assert (table["pretraining"] != "").eq(table["kind"] == "pretrained").all()
+
+
+def test_the_landscape_is_made_of_the_published_table_the_records_and_the_others():
+    rows = landscape("esc50").set_index(["label", "kind"])["accuracy"]
+    assert rows["envnetv2", "published"] == 84.9 and rows["BEATs", "pretrained"] == 98.1
+    assert rows["log-mel CNN", "published"] == 64.5
+    for row in landscape("esc10").query("kind == 'here'").itertuples():
+        found = load_record(row.source.partition(":")[0])
+        assert found.config.architecture == row.label and sorted(set(found.runs["fold"])) == [1, 2, 3, 4, 5]
+        assert row.accuracy == pytest.approx(100 * found.runs["accuracy"].mean())
+        assert found.config.one_cycle or row.label not in ("m11", "m18", "acdnet")
+    with pytest.raises(ValueError, match="dataset is 'synthetic'"):
+        landscape("synthetic")
+
+
+def test_the_gain_of_learned_filters_is_of_pairs_with_the_same_settings(monkeypatch):
+    monkeypatch.setitem(LEARNED, "m11", "m18")  # two records with the fast recipe stand for such a pair
+    monkeypatch.setitem(LEARNED, "m3", "m11")  # and there is none with the same epochs
+    table = learned_filters_gain().query("`log-mel network` == 'm11'")
+    names = [path.stem for name in ("m11", "m18") for path in RESULTS.glob(f"{name}-esc10-*.json")]
+    m11, m18 = (found for found in map(load_record, names) if found.config.one_cycle)
+    accuracy = [100 * found.runs["accuracy"].mean() for found in (m11, m18)]
+    total, *classes = table.to_dict("records")
+    assert [total["log-mel"], total["learned"], total["gain"]] == pytest.approx([*accuracy, accuracy[1] - accuracy[0]])
+    recall = m18.per_class()["recall"] - m11.per_class()["recall"]
+    assert {row["class"]: row["gain"] for row in classes} == pytest.approx((100 * recall[:10]).to_dict())
+    assert all(row["low"] <= row["gain"] <= row["high"] for row in (total, *classes))
+    assert not learned_filters_gain().eq("m3").any(axis=None)
 
 
 def test_every_cell_that_shows_records_is_tagged_for_make_results():

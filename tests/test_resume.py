@@ -76,10 +76,21 @@ def stop_at(monkeypatch, where):
         (9, {}),
         (14, dict(optimizer="adam", learning_rate=0.01)),
         (8, dict(between_class=True, strong_augmentation=True, freeze_epoch=4)),
+        (8, dict(freeze_epoch=1, unfreeze_epoch=4)),  # stopped in epoch 4, resumes in epoch 3
+        (14, dict(freeze_epoch=1, unfreeze_epoch=4, optimizer="adam", learning_rate=0.01)),
         (9, dict(schedule=[], one_cycle=0.3)),
         (9, dict(train_folds=[1, 2, 3], eval_folds=[])),  # three steps an epoch
     ],
-    ids=["at once", "sgd", "adam, near the end", "mixtures, frozen", "one cycle", "no evaluation"],
+    ids=[
+        "at once",
+        "sgd",
+        "adam, near the end",
+        "mixtures, frozen",
+        "released",
+        "released, adam",
+        "one cycle",
+        "no evaluation",
+    ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(train_tones, train_mine, tmp_path, monkeypatch, where, changes):
     settings = config(epochs=7, batch_size=31, eval_every=2, keep_n=2, **changes)  # two steps an epoch

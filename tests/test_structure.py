@@ -17,20 +17,22 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "esc_lib"
 # Data flows one way: a wing imports from itself and from those before it.
 WINGS = [
-    "arguments", "paths", "files", "notebooks", "plots", "data", "models", "training", "evaluation", "results", "bench",
-    "esclearner",
+    "arguments", "paths", "files", "lessons", "notebooks", "plots", "progress", "data", "models", "training",
+    "evaluation", "results", "interpret", "bench", "esclearner",
 ]  # fmt: skip
 REQUIRED = {
     "torch", "torchaudio", "numpy", "pandas", "requests", "urllib3", "tqdm", "scikit-learn", "scipy", "joblib",
-    "filelock", "matplotlib", "seaborn", "jupyterlab", "nbval", "papermill", "ipython", "nbclient", "nbformat",
-    "soundfile", "soxr", "pytest", "pytest-xdist",
+    "filelock", "matplotlib", "seaborn", "jupyterlab", "nbval", "papermill", "ipython", "ipywidgets", "nbclient",
+    "nbformat", "soundfile", "soxr", "captum", "pytest", "pytest-xdist",
 }  # fmt: skip
 EXTRAS = {
     "cluster": {"distributed"},
     "dev": {"ruff", "mypy", "pandas-stubs", "types-requests", "types-tqdm"},
 }
 DISTRIBUTION = {"sklearn": "scikit-learn", "IPython": "ipython"}  # where the import's name is another
-LATE = ["torchaudio", "dask", "distributed", "sklearn", "scipy", "joblib", "matplotlib", "IPython", "requests"]
+LATE = [
+    "torchaudio", "dask", "distributed", "sklearn", "scipy", "joblib", "matplotlib", "IPython", "requests", "captum",
+]  # fmt: skip
 FILES = sorted(LIBRARY.rglob("*.py"))
 
 

@@ -1,5 +1,6 @@
 """Training schemes that a recipe may set: optimisers, between-class learning, freezing, two phases."""
 
+import importlib
 import math
 from functools import partial
 
@@ -11,6 +12,8 @@ from torch import nn
 
 import esc_lib.models
 from esc_lib import train
+
+train_module = importlib.import_module("esc_lib.training.train")
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,78 @@ def test_without_a_freeze_epoch_everything_is_trained_to_the_end(train_tones, mo
     assert changed(first, last) == set(first)
 
 
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.05), ("adam", 0.01)])
+def test_a_front_end_that_is_frozen_first_is_trained_once_it_is_released(train_tones, monkeypatch, optimizer, rate):
+    register(monkeypatch)
+    settings = dict(epochs=4, keep_n=4, weight_decay=0.1, optimizer=optimizer, learning_rate=rate)
+    run = train_tones(config(**settings, freeze_epoch=1, unfreeze_epoch=3))
+    epochs = [state(run, f"epoch-{epoch:04d}") for epoch in range(1, 5)]
+    assert changed(epochs[0], epochs[1]) == {"fc.weight", "fc.bias"}
+    assert changed(epochs[1], epochs[2]) == changed(epochs[2], epochs[3]) == set(epochs[0])
+    frozen = train_tones(config(**settings, freeze_epoch=1))
+    assert changed(epochs[1], state(frozen, "epoch-0002")) == set(), "until then it makes no difference"
+
+
+# --- starting from another run ---
+
+
+def test_a_network_starts_from_a_run_of_the_same_set(train_tones, monkeypatch):
+    register(monkeypatch)
+    first = train_tones(config())
+    second = train_tones(config(start_from=str(first.path), epochs=1, learning_rate=0.0, freeze_epoch=1))
+    assert changed(state(first), state(second)) == set()
+
+
+def test_with_other_classes_all_but_the_last_layer_is_taken_over(tmp_path, train_tones, monkeypatch):
+    """Even if there are as many: ten others."""
+    register(monkeypatch)
+    urban = write_set(tmp_path / "urban", tones(), "urbansound8k")
+    first = train_tones(config(dataset="urbansound8k"), data_dir=urban)
+    still = dict(epochs=1, learning_rate=0.0, freeze_epoch=1)
+    fresh, second = train_tones(config(**still)), train_tones(config(**still, start_from=str(first.path)))
+    assert changed(state(first), state(second)) == {"fc.weight", "fc.bias"}
+    assert changed(state(fresh), state(second)) == set(state(fresh)) - {"fc.weight", "fc.bias"} - {
+        name for name in state(fresh) if torch.equal(state(fresh)[name], state(first)[name])
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("acdnet", {"conv12", "fc"}), ("wavemsnet_logmel", {"fc2"}), ("m5", {"fc"}), ("m34res", {"fc"})],
+)
+def test_what_depends_on_the_number_of_classes_is_the_end_of_the_network(name, layers):
+    last = train_module._last_layers(name, esc_lib.models.build_model(name, 7), 7)
+    assert {key.split(".")[0] for key in last} == layers
+    assert not layers & set(esc_lib.models.get_architecture(name).FRONT_END)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        # The first is trained on folds 1 and 2.
+        (dict(), dict(train_folds=[1, 3], eval_folds=[2]), r"fold\(s\) \[2\], which are not trained on here"),
+        (dict(validation_folds=[3], eval_folds=[]), dict(eval_folds=[3]), r"fold\(s\) \[3\]"),
+        (dict(dataset="esc10"), dict(dataset="esc50", train_folds=[1, 3], eval_folds=[2]), r"fold\(s\) \[2\]"),
+        (dict(architecture="other"), dict(), "its architecture is other, not tiny"),
+    ],
+    ids=["trained on the test fold", "chosen on it", "trained on it in another set", "another network"],
+)
+def test_a_run_that_cannot_be_started_from_is_refused(tmp_path, train_tones, monkeypatch, first, second, message):
+    register(monkeypatch)
+    monkeypatch.setitem(esc_lib.models.ARCHITECTURES, "other", TinyNet)
+    for name in {first.get("dataset", "synthetic"), second.get("dataset", "synthetic")}:
+        write_set(tmp_path / "data", tones(), name)
+    start = train_tones(config(**first), data_dir=tmp_path / "data")
+    between = config(start_from=str(start.path), dataset="urbansound8k", eval_folds=[])
+    write_set(tmp_path / "data", tones(), "urbansound8k")
+    settings = [config(start_from=str(start.path), **second)]
+    if not first.get("architecture"):  # and through a run between them
+        settings.append(config(start_from=str(train_tones(between, data_dir=tmp_path / "data").path), **second))
+    for each in settings:
+        with pytest.raises(ValueError, match=message):
+            train_tones(each, data_dir=tmp_path / "data")
+
+
 # --- two phases ---
 
 
@@ -152,10 +227,14 @@ def test_a_phase_1_that_does_not_fit_is_refused(phases, train_tones, tmp_path, m
 
 
 def test_the_front_ends_of_all_networks_are_their_first_layers():
+    """Or a spectrogram, which learns nothing."""
     for name, network_class in esc_lib.models.ARCHITECTURES.items():
         model = network_class(2)
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
         front = [module for part in model.FRONT_END for module in getattr(model, part).modules()]
         last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-        assert any(module is first for module in front), name
+        learned = any(module is first for module in front)
+        assert learned == (name not in ("logmel_cnn", "logmel_m5")) == any(list(part.parameters()) for part in front), (
+            name
+        )
         assert not any(module is last for module in front), name

@@ -15,10 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from esc_lib.arguments import as_path, check
 from esc_lib.files import atomic_folder
+from esc_lib.progress import progress_bar
 
 MOST_MEMBERS = 50_000  # UrbanSound8K has 8,750
 LONGEST_HEADER = 1 << 20  # bytes between two members of a tar, or behind the last; a name takes some hundred
@@ -56,7 +55,7 @@ def extract(archive: str | Path, target: str | Path, *, max_bytes: int) -> Path:
         with _opened(archive) as handle:
             members = _checked_members(handle, archive, max_bytes)
             with atomic_folder(target) as folder:
-                for name, info in tqdm(members, desc=f"extracting {archive.name}", unit="file"):
+                for name, info in progress_bar(members, desc=f"extracting {archive.name}", unit="file"):
                     try:
                         _extract_member(handle, info, folder)
                     except (*DAMAGED, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
@@ -145,7 +144,7 @@ def _members(handle: Archive) -> Iterator[tuple[str, str, int, Any]]:
 def _checked_members(handle: Archive, archive: Path, max_bytes: int) -> list[tuple[str, Any]]:
     """Returns (name, info object) of each member to extract; raises ValueError for the first unsafe one."""
     members, kinds, total, files = [], dict[str, str](), 0, 0
-    listed = tqdm(_members(handle), desc=f"checking {archive.name}", unit="file")
+    listed = progress_bar(_members(handle), desc=f"checking {archive.name}", unit="file")
     for number, (name, kind, size, info) in enumerate(listed, start=1):
         total += size
         reason = _refusal(name, kind, size)

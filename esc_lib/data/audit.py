@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from esc_lib.arguments import as_path
 from esc_lib.data.audio import open_recording
 from esc_lib.data.clips import Clips, trim_silence
-from esc_lib.data.datasets import find_root, get_dataset, read_table
+from esc_lib.data.datasets import find_root, get_dataset, is_own, read_table
+from esc_lib.data.own import read_own
 
 PEAK = 32767  # full scale of 16-bit samples; -32768 counts too
 CLIPPED = 3  # samples in a row at full scale: a loud sound touches it once, a clipped one stays there
@@ -27,10 +29,12 @@ def audit(clips: Clips) -> pd.DataFrame:
 
     Returns:
         a row per finding: `finding`, `count`, `of` (how many recordings, clips or samples there are), `share` (`count`
-        divided by `of`) and `example`, the first one or two. Digital silence: the zeros at both ends of a clip.
+        divided by `of`) and `example`, the first one or two. Digital silence: the zeros at both ends of a clip. How
+        long a clip should be: as the published set says; in a set of your own, as long as the longest.
     """
     facts = describe_clips(clips).sort_values("sound", kind="stable")  # duplicates side by side
-    seconds = get_dataset(clips.dataset).seconds
+    longest = int(clips.frames.max()) / clips.sample_rate
+    seconds = longest if is_own(clips.dataset) else get_dataset(clips.dataset).seconds
     limit = round(seconds * clips.sample_rate)
     conditions = {
         "clips of these recordings": facts["crosses_folds"],
@@ -81,7 +85,7 @@ def describe_clips(clips: Clips) -> pd.DataFrame:
 
 
 def formats(dataset: str, source: str | Path) -> pd.DataFrame:
-    """Counts the recordings of an extracted set (`source`) by how they are stored; reads only their headers.
+    """Counts the recordings of an extracted set, or of your own (`source`), by how they are stored, from their headers.
 
     Returns:
         columns `container`, `encoding`, `rate` (Hz), `channels` and `recordings`, the most frequent first.
@@ -90,10 +94,14 @@ def formats(dataset: str, source: str | Path) -> pd.DataFrame:
         FileNotFoundError: no such set in the folder, or no such recording.
         ValueError: unknown set, or a table or a recording that cannot be read.
     """
-    spec = get_dataset(dataset)
-    root = find_root(spec, source)
+    if is_own(dataset):
+        _, root, table = read_own(dataset, as_path("source", source))
+    else:
+        spec = get_dataset(dataset)
+        root = find_root(spec, source)
+        table = read_table(spec, root)
     columns = ["container", "encoding", "rate", "channels"]
-    recordings = [open_recording(root / file) for file in read_table(spec, root)["file"]]
+    recordings = [open_recording(root / file) for file in table["file"]]
     return pd.DataFrame(recordings)[columns].value_counts().rename("recordings").reset_index()
 
 

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 
 from esc_lib.arguments import check
-from esc_lib.data.datasets import Dataset, as_numbers, check_folds, get_dataset, prepared_folder, read_columns
+from esc_lib.data.datasets import (
+    DATASETS,
+    Dataset,
+    as_numbers,
+    check_classes,
+    check_folds,
+    get_dataset,
+    is_own,
+    prepared_folder,
+    read_columns,
+)
+from esc_lib.data.own import own_dataset
 from esc_lib.files import read_json, refuse_no_file
 
 FULL_SCALE = 32768.0  # of 16-bit samples; 1.0 in a waveform
@@ -123,21 +134,22 @@ def load_clips(
     """Opens a prepared set as one tensor, memory-mapped unless it goes to another device.
 
     Args:
-        dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
+        dataset: "synthetic", "esc10", "esc50", "urbansound8k", or a set of your own.
         sample_rate: rate that it was prepared at, in Hz.
-        folds: official folds; None for all of them, which is an error if the prepared subset lacks one.
+        folds: some of the set's folds; None for all of them, which is an error if the prepared subset lacks one.
         data_dir: data folder; by default `ESC_DATA`, or else the repository's `data/`.
         device: device of the tensors.
 
     Raises:
         FileNotFoundError: the set has not been prepared at this rate.
-        ValueError: unknown set, impossible rate, folds or device, a fold without clips, or a file that is damaged or
-            does not fit the others.
+        ValueError: unknown set, which no set of your own at this rate is called either; impossible rate, folds or
+            device, a fold without clips, or a file that is damaged or does not fit the others.
     """
     folder = prepared_folder(dataset, sample_rate, data_dir)
-    folds = get_dataset(dataset).folds if folds is None else folds
-    check_folds("folds", folds, dataset)
+    if folds is not None:
+        check_folds("folds", folds, dataset)
     metadata = read_metadata(folder)
+    folds = prepared_dataset(folder).folds if folds is None else folds
     table = read_clip_table(folder / "clips.csv")
     samples = _read_samples(folder / "clips.npy")
     if len(samples) != table["frames"].sum() or len(table) != metadata["clips"]:
@@ -165,24 +177,37 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the set has not been prepared.
-        ValueError: the file is damaged, or of another set or rate than the folder's name.
+        ValueError: the file is damaged, or of another set or rate than the folder's name; or there is none, and the
+            name is no published set's.
     """
-    path, (spec, sample_rate) = folder / "dataset.json", _set_of(folder)
+    path, (name, sample_rate) = folder / "dataset.json", _name_and_rate(folder)
+    own = is_own(name)
+    if own and not path.is_file():
+        raise ValueError(
+            f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}; no set of your own of that name has been "
+            f"prepared at {sample_rate} Hz in {folder.parent}: call esc_lib.prepare({name!r}, {sample_rate}, "
+            "source=FOLDER), where FOLDER has a subfolder of recordings for each class"
+        )
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: {spec.name} has not been prepared at {sample_rate} Hz in {folder.parent}; "
-            f'call esc_lib.prepare("{spec.name}", {sample_rate}) or run notebooks/01_prepare_data.ipynb'
+            f"{path} is missing: {name} has not been prepared at {sample_rate} Hz in {folder.parent}; "
+            f'call esc_lib.prepare("{name}", {sample_rate}) or run notebooks/01_prepare_data.ipynb'
         )
     metadata = read_json(path, dict, remedy=how_to_repair(folder))
     if "source" in metadata:  # its name in older sets
         metadata["origin"] = metadata.pop("source")
-    expected = {"dataset": spec.name, "sample_rate": sample_rate, "classes": list(spec.classes)}
+    expected = {"dataset": name, "sample_rate": sample_rate}
+    expected |= {"folds": metadata.get("folds")} if own else {"classes": list(get_dataset(name).classes)}
     try:
-        if missing := sorted({*expected, "subset", "clips", "origin"} - set(metadata)):
+        if missing := sorted({*expected, "classes", "subset", "clips", "origin"} - set(metadata)):
             raise ValueError(f"it lacks {', '.join(missing)}")
         for key, value in expected.items():
             if metadata[key] != value:
                 raise ValueError(f"{key} is {reprlib.repr(metadata[key])}, not {reprlib.repr(value)}")
+        check_classes("classes", metadata["classes"])
+        if own:
+            check("folds", metadata["folds"], dict)
+            check_folds("folds", [int(fold) for fold in metadata["folds"]], name)
         check("subset", metadata["subset"], bool)
         check("clips", metadata["clips"], int, 1, 10**9)
         check("origin", metadata["origin"], dict)
@@ -198,10 +223,12 @@ def read_clip_table(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: missing or damaged, or a row that does not fit the set, or the row before it.
     """
-    spec, sample_rate = _set_of(path.parent)
+    spec, sample_rate = prepared_dataset(path.parent), _name_and_rate(path.parent)[1]
     repair = how_to_repair(path.parent)
-    table = read_columns(path, COLUMNS, remedy=repair, former={"source": "recording"}).apply(as_numbers)
-    if texts := [name for name in ("fold", "target", "offset", "frames") if table[name].dtype != "int64"]:
+    table = read_columns(path, COLUMNS, remedy=repair, former={"source": "recording"})
+    numbers = ["fold", "target", "offset", "frames"]
+    table[[*numbers, "recording"]] = table[[*numbers, "recording"]].apply(as_numbers)  # a class may be called 7
+    if texts := [name for name in numbers if table[name].dtype != "int64"]:
         raise ValueError(f"{path} has something else than whole numbers in {', '.join(texts)}; {repair}")
     classes, ends = np.array(spec.classes), table["frames"].cumsum()
     problems = [
@@ -236,10 +263,23 @@ def _read_samples(path: Path) -> Tensor:
     return torch.from_numpy(samples)
 
 
-def _set_of(folder: Path) -> tuple[Dataset, int]:
-    """The set and the rate in Hz that a prepared folder is named for."""
+def prepared_dataset(folder: Path) -> Dataset:
+    """The set in a prepared folder; one of your own is as its `dataset.json` says.
+
+    Raises:
+        ValueError: unknown set, or its `dataset.json` is damaged.
+    """
+    name, _ = _name_and_rate(folder)
+    if not is_own(name):
+        return get_dataset(name)
+    metadata = read_metadata(folder)
+    return own_dataset(name, metadata["classes"], {int(fold): clips for fold, clips in metadata["folds"].items()})
+
+
+def _name_and_rate(folder: Path) -> tuple[str, int]:
+    """The set's name and the rate in Hz that a prepared folder is named for."""
     name, _, sample_rate = folder.name.rpartition("-")
-    return get_dataset(name), int(sample_rate)
+    return name, int(sample_rate)
 
 
 def how_to_repair(folder: Path) -> str:

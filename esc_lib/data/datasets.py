@@ -21,6 +21,7 @@ from esc_lib.files import refuse_no_file
 from esc_lib.paths import data_folder
 
 LARGEST_TABLE = 5_000_000  # bytes; UrbanSound8K's has 494,104
+MOST_FOLDS = 1000  # of a set of your own, to which UrbanSound8K's ten are few
 ESC50_COMMIT = "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6"
 
 ESC50_CLASSES = (
@@ -47,14 +48,14 @@ URBANSOUND8K_CLASSES = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """A published set of labelled clips.
+    """A set of labelled clips: a published one, or the user's own (`esc_lib.data.own`).
 
     Attributes:
         name: as `prepare`, `load_clips` and `recipe` take it.
         title: as it is written in text.
         classes: class names; targets 0, 1, ... are indices into them.
         fold_sizes: number of clips published in each official fold: `{fold: clips}`.
-        seconds: longest duration of a clip; preparing truncates longer ones.
+        seconds: longest duration of a clip; preparing truncates longer ones, and refuses them in a set of your own.
         table: path of the table of clips inside the set's folder.
         columns: the table's own names for (file, fold, category, recording).
         licence: of the recordings.
@@ -145,7 +146,7 @@ DATASETS = {
 
 
 def get_dataset(name: str) -> Dataset:
-    """The data set with that name.
+    """The published data set with that name.
 
     Raises:
         ValueError: unknown data set; the message lists the known ones.
@@ -158,19 +159,51 @@ def get_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
+def is_own(name: object) -> bool:
+    """Whether a set is the user's own: a name that is none of `DATASETS`.
+
+    Raises:
+        ValueError: nor can it be a set's; the message lists the published ones.
+
+    >>> is_own("my_sounds"), is_own("esc10")
+    (True, False)
+    """
+    if isinstance(name, str) and name in DATASETS:
+        return False
+    # A part of file names, also where case does not count.
+    right = isinstance(name, str) and re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,63}", name)
+    if not right or str(name).lower() in DATASETS:
+        raise ValueError(
+            f"unknown dataset {reprlib.repr(name)}: choose one of {', '.join(DATASETS)}, or for a set of your own "
+            "another name, of letters, digits and underscores"
+        )
+    return True
+
+
+def check_classes(name: str, classes: object) -> None:
+    """Raises ValueError unless an argument is a list or tuple of two or more names of classes, each once."""
+    right = isinstance(classes, list | tuple) and all(isinstance(of, str) and of.strip() for of in classes)
+    if not right or len(set(classes)) != len(classes) or len(classes) < 2:  # type: ignore[call-overload, arg-type]
+        raise ValueError(f"{name} is {reprlib.repr(classes)}: expected the names of two or more classes, each once")
+
+
 def check_folds(name: str, folds: object, dataset: str, *, may_be_empty: bool = False) -> None:
-    """Raises ValueError unless an argument is a list or tuple of official folds of a set, each once.
+    """Raises ValueError unless an argument is a list or tuple of folds that a set can have, each once.
+
+    Which folds a set of your own has is known only where it is prepared: `Clips.in_folds` checks that.
 
     Args:
         name, folds: of the argument.
         dataset: the set's name.
         may_be_empty: whether there need not be any.
     """
-    known = get_dataset(dataset).folds
+    own = is_own(dataset)
+    known = range(1, MOST_FOLDS + 1) if own else get_dataset(dataset).folds
     right = isinstance(folds, list | tuple) and all(type(fold) is int and fold in known for fold in folds)
     if not right or len(set(folds)) != len(folds) or not (folds or may_be_empty):  # type: ignore[call-overload, arg-type]
         found = reprlib.repr(list(folds) if isinstance(folds, tuple) else folds)
-        raise ValueError(f"{name} is {found}: expected at least one of {dataset}'s folds {list(known)}, each once")
+        text = "which are whole numbers from 1" if own else list(known)
+        raise ValueError(f"{name} is {found}: expected at least one of {dataset}'s folds {text}, each once")
 
 
 def find_root(dataset: Dataset, folder: str | Path) -> Path:
@@ -246,9 +279,7 @@ def _is_file_name(name: str) -> bool:
 def read_columns(
     path: Path, names: Sequence[str], *, remedy: str, former: Mapping[str, str] = MappingProxyType({})
 ) -> pd.DataFrame:
-    """Some columns of a CSV file, every cell as text; blank lines are skipped.
-
-    pandas would guess types cell by cell, and take gigabytes for a line of commas.
+    """Some columns of a CSV file, every cell as text.
 
     Args:
         path, names: the file, and the columns.
@@ -256,19 +287,9 @@ def read_columns(
         former: older names of columns, and the present ones.
 
     Raises:
-        ValueError: it is missing, damaged or too large, lacks a column, or has a row that is not as long as the first.
+        ValueError: as `read_rows`, or it lacks a column.
     """
-    try:
-        refuse_no_file(path)
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            if (size := os.fstat(file.fileno()).st_size) > LARGEST_TABLE:
-                raise ValueError(f"it has {size} bytes, which is too many")
-            header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
-        uneven = next((row for row in rows if len(row) != len(header)), None)
-        if uneven is not None:
-            raise ValueError(f"a row has {len(uneven)} cells, the first has {len(header)}: {reprlib.repr(uneven)}")
-    except (OSError, ValueError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a table ({error}); {remedy}") from error
+    header, rows = read_rows(path, remedy=remedy)
     header = [former.get(name, name) for name in header]
     if twice := [name for name in names if header.count(name) > 1]:
         raise ValueError(f"{path} has the column(s) {', '.join(twice)} more than once; {remedy}")
@@ -276,6 +297,35 @@ def read_columns(
     if missing := [name for name in names if name not in places]:
         raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}: it has {reprlib.repr(header)}; {remedy}")
     return pd.DataFrame({name: pd.Series([row[places[name]] for row in rows], dtype=str) for name in names})
+
+
+def read_rows(path: Path, *, remedy: str, separators: str = ",") -> tuple[list[str], list[list[str]]]:
+    """The first row of a CSV file and the others, as long as the first, every cell as text; blank lines are skipped.
+
+    pandas would guess types cell by cell, and take gigabytes for a line of commas.
+
+    Args:
+        path: the file.
+        remedy: what to do about a damaged file, as the end of a message.
+        separators: what may stand between two cells; of several, that which is in the first line most often.
+
+    Raises:
+        ValueError: it is missing, damaged or too large, or has a row that is not as long as the first.
+    """
+    try:
+        refuse_no_file(path)
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            if (size := os.fstat(file.fileno()).st_size) > LARGEST_TABLE:
+                raise ValueError(f"it has {size} bytes, which is too many")
+            lines = file.readlines()
+        separator = max(separators, key="".join(lines[:1]).count)
+        header, *rows = [row for row in csv.reader(lines, delimiter=separator, strict=True) if row] or [[]]
+        uneven = next((row for row in rows if len(row) != len(header)), None)
+        if uneven is not None:
+            raise ValueError(f"a row has {len(uneven)} cells, the first has {len(header)}: {reprlib.repr(uneven)}")
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}); {remedy}") from error
+    return header, rows
 
 
 def as_numbers(cells: pd.Series) -> pd.Series:
@@ -290,10 +340,11 @@ def prepared_folder(dataset: str, sample_rate: int, data_dir: str | Path | None 
         dataset, sample_rate, data_dir: as for `prepare`.
 
     Raises:
-        ValueError: unknown set, or impossible rate.
+        ValueError: impossible rate, or a name that no set can have.
 
     >>> prepared_folder("esc10", 16000, data_dir="/sounds").name
     'esc10-16000'
     """
     check("sample_rate in Hz", sample_rate, int, 1000, 192_000)
-    return data_folder(data_dir) / f"{get_dataset(dataset).name}-{sample_rate}"
+    is_own(dataset)
+    return data_folder(data_dir) / f"{dataset}-{sample_rate}"

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from esc_lib.arguments import as_path, check
 from esc_lib.files import explain_write_errors, read_json
+from esc_lib.progress import message_stream
 
 if TYPE_CHECKING:  # imported late at run time: with the recordings at hand, neither is needed
     import requests
@@ -246,7 +247,7 @@ def _save(response: "requests.Response", url: str, part: Path, resumed: bool, si
                 json.dump(record, side)
         with open(part, "ab" if resumed else "xb") as file:
             progress = {"desc": part.stem, "initial": file.tell(), "unit": "B", "unit_scale": True, "leave": False}
-            with tqdm.wrapattr(file, "write", total, bytes=False, **progress) as target:
+            with tqdm.wrapattr(file, "write", total, file=message_stream(), bytes=False, **progress) as target:
                 fast_enough = _copy(response, target.write, limit + 1 - file.tell())
             file.flush()
             os.fsync(file.fileno())

@@ -14,16 +14,17 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import pandas as pd
 import soundfile
-from tqdm import tqdm
 
 from esc_lib.arguments import as_path, check
 from esc_lib.data.archives import extract
 from esc_lib.data.audio import Samples, explain_read_errors, read_int16
 from esc_lib.data.clips import COLUMNS, read_metadata
-from esc_lib.data.datasets import Dataset, find_root, get_dataset, prepared_folder, read_table
+from esc_lib.data.datasets import DATASETS, Dataset, find_root, get_dataset, is_own, prepared_folder, read_table
 from esc_lib.data.download import file_hash
+from esc_lib.data.own import distinct_sounds, read_own
 from esc_lib.data.sources import official_recordings
 from esc_lib.files import atomic_folder, explain_write_errors, file_lock, remove_parts, temporary_folder
+from esc_lib.progress import progress_bar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,32 +45,37 @@ def prepare(
     name only once it is complete: if a run is killed, run it again. A set that is already prepared is kept, unless
     `source` holds other recordings. While one process prepares a set, others that want to prepare it too wait.
 
+    Any other name makes a set of your own, from a folder with a subfolder for each class, or from a CSV file: see
+    `esc_lib.data.own.read_own`. Its folds are kept with it, and follow from the recordings. Clips last up to 30 s; none
+    may be silent, and no two the same.
+
     Args:
-        dataset: "synthetic", "esc10", "esc50" or "urbansound8k".
+        dataset: "synthetic", "esc10", "esc50", "urbansound8k", or a new name for a set of your own: letters, digits
+            and underscores.
         sample_rate: Hz; the papers use 8000, 16000, 20000 and 44100.
-        source: the extracted set or its archive; None generates the synthetic set and downloads the others.
+        source: the extracted set or its archive; None generates the synthetic set and downloads the others. Of a set
+            of your own: its folder or CSV file; None once it is prepared.
         data_dir: data folder; by default `ESC_DATA`, or else the repository's `data/`.
         subset: accept a source with fewer clips than were published, and mark the prepared set as a subset.
 
     Raises:
         ValueError: unknown set, impossible rate, a recording or table that cannot be read or is damaged, or fewer clips
-            than were published although `subset` is not set.
+            than were published although `subset` is not set; or, of a set of your own, what cannot be trained on.
         FileNotFoundError: `source` does not exist, is another set, or lacks recordings that its table lists.
         DownloadError: the official download failed.
         WriteError: the folder cannot be written.
     """
     check("subset", subset, bool)
-    spec = get_dataset(dataset)
     folder = prepared_folder(dataset, sample_rate, data_dir)
     source = None if source is None else as_path("source", source)
     if source and not source.is_dir() and not source.is_file():
         raise FileNotFoundError(f"source {source} does not exist (seen from {Path.cwd()}): pass a folder or an archive")
     if source is None and _is_ready(folder, subset):
         return folder
-    data = folder.parent
-    with explain_write_errors(data):
-        data.mkdir(parents=True, exist_ok=True)
-    with file_lock(data / f".{spec.name}.lock"):
+    if is_own(dataset):
+        return _prepare_own(dataset, sample_rate, folder, source)
+    spec, data = get_dataset(dataset), folder.parent
+    with _data_lock(data, dataset):
         for place in filter(Path.is_dir, (data, data / "sources", data / "downloads")):
             remove_parts(place, folder.name, spec.name, f"unpacking-{spec.name}")
         if source or not _is_ready(folder, subset):  # another process may have prepared it in the meantime
@@ -91,6 +97,30 @@ def _prepare(spec: Dataset, sample_rate: int, folder: Path, source: Path | None,
                 )
             metadata = _describe(spec, sample_rate, is_subset, {"name": name, "sha256": source_sha256})
             _pack(spec, table, root, folder, metadata)
+
+
+def _prepare_own(name: str, sample_rate: int, folder: Path, source: Path | None) -> Path:
+    if source is None:
+        raise ValueError(
+            f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}; or, for a set of your own, pass source, a "
+            "folder with a subfolder of recordings for each class"
+        )
+    spec, root, table = read_own(name, source)
+    with _data_lock(folder.parent, name):
+        remove_parts(folder.parent, folder.name)
+        origin = {"name": source.resolve().name, "sha256": _hash_recordings(spec, table, root)}
+        if not _is_ready(folder, subset=False, source_sha256=origin["sha256"]):
+            _pack(spec, table, root, folder, _describe(spec, sample_rate, False, origin))
+    return folder
+
+
+@contextmanager
+def _data_lock(data: Path, name: str) -> Iterator[None]:
+    """Makes the data folder, and keeps other processes from preparing a set of that name in it."""
+    with explain_write_errors(data):
+        data.mkdir(parents=True, exist_ok=True)
+    with file_lock(data / f".{name}.lock"):
+        yield
 
 
 @contextmanager
@@ -137,14 +167,18 @@ def _is_ready(folder: Path, subset: bool, source_sha256: str | None = None) -> b
 
 
 def _hash_recordings(spec: Dataset, table: pd.DataFrame, root: Path) -> str:
-    """SHA-256 of the table and every recording in it: the same recordings have the same hash wherever they are."""
+    """SHA-256 of the table and every recording in it: the same recordings have the same hash wherever they are.
+
+    The table of a set of your own is the one that was read, with its folds.
+    """
 
     def of(file: str) -> str:
         with explain_read_errors(root / file):
             return file_hash(root / file)
 
+    own = hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = list(pool.map(of, [spec.table, *table["file"]]))
+        hashes = [of(spec.table) if spec.table else own, *pool.map(of, table["file"])]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
@@ -153,7 +187,8 @@ def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, metadata
     rate = metadata["sample_rate"]
     with atomic_folder(folder, replace=True) as making:
         clips = _map_ahead(lambda file: read_int16(root / file, rate, spec.seconds), table["file"])
-        progress = tqdm(clips, desc=f"{spec.title} at {rate} Hz", total=len(table), unit="clip")
+        clips = distinct_sounds(clips, table["file"]) if is_own(spec.name) else clips
+        progress = progress_bar(clips, desc=f"{spec.title} at {rate} Hz", total=len(table), unit="clip")
         frames = _write_end_to_end(making / "clips.npy", progress)
         offsets = np.cumsum([0, *frames[:-1]])
         table.assign(offset=offsets, frames=frames)[list(COLUMNS)].to_csv(making / "clips.csv", index=False)

@@ -4,13 +4,12 @@ import json
 import os
 from pathlib import Path
 
-from tqdm import tqdm
-
 from esc_lib.data.archives import extract
 from esc_lib.data.datasets import Dataset, find_root, read_table
 from esc_lib.data.download import DownloadError, download, file_hash
 from esc_lib.data.synthetic import make_synthetic
 from esc_lib.files import explain_write_errors, temporary_folder
+from esc_lib.progress import progress_bar
 
 ESC50_TABLE_SHA256 = "ca660da60191a97de289983a05821c9382d852a38a2ba8428980816b68cf6246"
 ESC50_WAV_BYTES = 441_044
@@ -80,7 +79,7 @@ def _fetch_esc10(spec: Dataset, folder: Path) -> Path:
     download(spec.url + spec.table, folder / spec.table, sha256=ESC50_TABLE_SHA256)
     index = download(ESC50_MD5_INDEX, folder / "esc50_index_2.0.json", sha256=ESC50_MD5_INDEX_SHA256)
     clips = json.loads(index.read_text(encoding="utf-8"))["clips"]
-    for file in tqdm(read_table(spec, folder)["file"], desc="ESC-10", unit="file"):
+    for file in progress_bar(read_table(spec, folder)["file"], desc="ESC-10", unit="file"):
         _, md5 = clips[Path(file).stem]["audio"]
         download(spec.url + file, folder / file, md5=md5, size=ESC50_WAV_BYTES)
     return folder

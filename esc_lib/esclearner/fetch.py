@@ -2,7 +2,6 @@
 
 import os
 import reprlib
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,6 +10,7 @@ from esc_lib.data.archives import extract
 from esc_lib.data.download import BY_HAND, DownloadError, download
 from esc_lib.files import explain_write_errors, file_lock, remove_parts, temporary_folder
 from esc_lib.paths import runs_folder
+from esc_lib.progress import message_stream
 from esc_lib.training.runs import Run, load_run
 
 SERVER = "https://esc-learner-assets.s3.eu-central-1.amazonaws.com"
@@ -66,7 +66,8 @@ def _fetch(name: str, folder: Path) -> None:
         archive = folder.with_suffix(".zip")
         servers = (SERVER, SERVER_OF_WAVEMSNET) if name == "wavemsnet" else (SERVER,)
         _download([f"{server}/{ARCHIVES[name]}" for server in servers], archive)
-        tqdm.write(f"{name}: no hash of this archive is known: that it is the author's is not verified", sys.stderr)
+        note = f"{name}: no hash of this archive is known: that it is the author's is not verified"
+        tqdm.write(note, message_stream())
         _unpack(archive, folder)
 
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from esc_lib.arguments import check
-from esc_lib.data.datasets import get_dataset
 from esc_lib.evaluation.evaluate import as_arrays
 from esc_lib.training.runs import Run, as_run
 
@@ -43,7 +42,7 @@ def calibrate(run: Run | str | Path, predictions: pd.DataFrame, *, fitted_on: st
     run = as_run(run)
     check("predictions", predictions, pd.DataFrame)
     check("fitted_on", fitted_on, str)
-    lacks = {"fold", "true", *(f"p_{name}" for name in get_dataset(run.config.dataset).classes)} - set(predictions)
+    lacks = {"fold", "true", *(f"p_{name}" for name in run.config.class_names)} - set(predictions)
     if lacks or predictions.empty:
         what = f"lacks the column(s) {', '.join(sorted(lacks))}" if lacks else "is empty"
         raise ValueError(f"predictions {what}: expected a table as evaluate returns it, of {run.config.dataset}")

@@ -1,4 +1,4 @@
-"""Cross-validation: every official fold is the test fold once, several seeds, as many trainings at a time as fit."""
+"""Cross-validation: every fold is the test fold once, several seeds, as many trainings at a time as fit."""
 
 import hashlib
 import json
@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from esc_lib.arguments import check
 from esc_lib.data.clips import read_clip_table, read_metadata
-from esc_lib.data.datasets import check_folds, get_dataset, prepared_folder
+from esc_lib.data.datasets import check_folds, prepared_folder
 from esc_lib.evaluation.calibration import calibrate, calibration_error, with_temperature
-from esc_lib.evaluation.evaluate import as_arrays, confusion, evaluate, scores
+from esc_lib.evaluation.evaluate import as_arrays, confusion, evaluate, read_predictions, scores
 from esc_lib.evaluation.statistics import bootstrap_interval, wilson_interval
 from esc_lib.files import read_json
 from esc_lib.paths import data_folder, runs_folder
+from esc_lib.progress import progress_bar
 from esc_lib.training.checkpoint import run_lock
 from esc_lib.training.compute import warn_if_no_gpu
 from esc_lib.training.config import TrainConfig
@@ -32,7 +32,7 @@ from esc_lib.training.train import train
 # joblib's own ways to run jobs; any other is a cluster's.
 LOCAL_BACKENDS = ("LokyBackend", "MultiprocessingBackend", "SequentialBackend", "ThreadingBackend")
 # Settings younger than the first cross-validations: at their defaults they do not change the name of a folder.
-YOUNGER = {"one_cycle": 0.0, "validation_folds": ()}
+YOUNGER = {"one_cycle": 0.0, "validation_folds": (), "unfreeze_epoch": 0, "classes": (), "source_sha256": ""}
 RUN_COLUMNS = [
     "fold", "seed", "epoch", "correct", "clips", "accuracy", "best", "minutes", "processor_minutes", "temperature",
 ]  # fmt: skip
@@ -128,11 +128,11 @@ class CrossValidation:
 
     def confusion(self) -> pd.DataFrame:
         """Pooled over all runs: number of tests; rows are the true class, columns the predicted one."""
-        return confusion(self.predictions, list(get_dataset(self.config.dataset).classes))
+        return confusion(self.predictions, list(self.config.class_names))
 
     def per_class(self) -> pd.DataFrame:
         """Pooled over all runs: precision, recall, F1 and number of tests of each class."""
-        return scores(self.predictions, list(get_dataset(self.config.dataset).classes))
+        return scores(self.predictions, list(self.config.class_names))
 
 
 def cross_validate(
@@ -161,10 +161,10 @@ def cross_validate(
     default, and joblib then waits for ever: raise it beforehand.
 
     Args:
-        config: the settings, say from `recipe`; their folds and seed are replaced. `start_from` is then the folder of
-            a cross-validation: each run starts from the one of its fold and seed there.
+        config: the settings, say from `recipe`; their folds and seed are replaced. `start_from` is the folder of a
+            run, which every run starts from; or of a cross-validation, where each has one of its own fold and seed.
         seeds: of the trainings.
-        folds: test folds; all official ones if not given.
+        folds: test folds; all of the set's if not given.
         n_jobs: trainings at the same time; GPUs are assigned in turn, processor threads shared. A cluster runs as many
             as it has workers, whatever this is.
         validation: whether the fold after the test fold (after the last comes the first) is not trained on, and
@@ -212,7 +212,7 @@ def cross_validate(
     # One by one: joblib would batch jobs together if the first are short. And all are dispatched at the start, so that
     # workers that join later find jobs to do.
     done = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(jobs)
-    for _ in tqdm(done, total=len(configs), initial=len(configs) - len(todo), desc=path.name, unit="run"):
+    for _ in progress_bar(done, total=len(configs), initial=len(configs) - len(todo), desc=path.name, unit="run"):
         pass
     return _read(path, configs, metadata["subset"], metadata["origin"]["sha256"])
 
@@ -246,7 +246,10 @@ def _fold_config(config: TrainConfig, available: list[int], fold: int, seed: int
     after = available[(available.index(fold) + 1) % len(available)]
     validation_folds = (after,) if validation else ()
     train_folds = tuple(other for other in available if other not in (fold, *validation_folds))
-    start_from = config.start_from and str(Path(config.start_from).expanduser().resolve() / run_name(fold, seed))
+    start_from = config.start_from
+    if start_from:
+        first = Path(start_from).expanduser().resolve()
+        start_from = str(first if (first / "config.json").is_file() else first / run_name(fold, seed))
     folds: dict[str, Any] = dict(train_folds=train_folds, eval_folds=(fold,), validation_folds=validation_folds)
     return replace(config, **folds, seed=seed, start_from=start_from)
 
@@ -334,12 +337,12 @@ def _read_result(file: Path, config: TrainConfig) -> tuple[dict[str, Any], pd.Da
     remedy = f"delete {file.parent} and cross-validate again"
     result = read_json(file, dict, remedy=remedy)
     try:
-        table = pd.read_csv(file.with_name("predictions.csv")).rename(columns={"source": "recording"})  # its older name
+        table = read_predictions(file.with_name("predictions.csv"))
         correct, clips = int((table["true"] == table["predicted"]).sum()), len(table)
         counted = {"correct": correct, "clips": clips, "acc": correct / clips}
         agree = all(result[key] == value for key, value in counted.items()) and type(result["epoch"]) is int
         agree = agree and result["dataset"] == config.dataset and {"subset", "source_sha256"} <= result.keys()
-        columns = ["file", "fold", "recording", *(f"p_{name}" for name in get_dataset(config.dataset).classes)]
+        columns = ["file", "fold", "recording", *(f"p_{name}" for name in config.class_names)]
         agree = agree and 1 <= result["epoch"] <= config.epochs and bool(table[columns].notna().all(axis=None))
     except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
         raise ValueError(f"{file.with_name('predictions.csv')} cannot be read ({error!r}): {remedy}") from error

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from io import BytesIO
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from esc_lib.arguments import check
 from esc_lib.data.clips import Clips
-from esc_lib.data.datasets import check_folds
+from esc_lib.data.datasets import as_numbers, check_folds
 from esc_lib.files import atomic_write, file_lock, make_folder, remove_parts, write_json
 from esc_lib.training.batches import load_folds
 from esc_lib.training.compute import pick_device, to_device
@@ -128,6 +129,15 @@ def evaluate(
     return evaluation
 
 
+def read_predictions(file: Path | BytesIO) -> pd.DataFrame:
+    """A table of predictions as it was written, in which no class is taken for a number ("7") or for missing ("NA")."""
+    text = dict.fromkeys(("file", "recording", "source", "true", "predicted"), str)
+    table = pd.read_csv(file, dtype=text, keep_default_na=False)
+    table = table.rename(columns={"source": "recording"})  # its older name
+    numbers = table.drop(columns=list(text), errors="ignore").apply(pd.to_numeric, errors="coerce")
+    return table.assign(recording=as_numbers(table["recording"]), **{str(name): numbers[name] for name in numbers})
+
+
 def as_arrays(predictions: pd.DataFrame) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The probabilities of a table of predictions, and each clip's true class as a column index.
 
@@ -149,13 +159,13 @@ def confusion(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
 
 def scores(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """Precision, recall, F1 and number of tests ("clips") of each class."""
-    from sklearn.metrics import classification_report
+    from sklearn.metrics import precision_recall_fscore_support
 
-    report = classification_report(
-        predictions["true"], predictions["predicted"], labels=classes, output_dict=True, zero_division=0
+    values = precision_recall_fscore_support(
+        predictions["true"], predictions["predicted"], labels=classes, zero_division=0
     )
-    table = pd.DataFrame(report).T.loc[classes].rename(columns={"f1-score": "f1", "support": "clips"})
-    return table.astype({"clips": int}).rename_axis("class")
+    columns = ("precision", "recall", "f1", "clips")
+    return pd.DataFrame(dict(zip(columns, values, strict=True)), index=pd.Index(classes, name="class"))
 
 
 def _predictions(clips: Clips, probabilities: Tensor) -> pd.DataFrame:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from esc_lib.arguments import as_path, check
 from esc_lib.data.audio import Recording, Samples, int16_blocks, open_recording
 from esc_lib.data.clips import FULL_SCALE, Clips
-from esc_lib.data.datasets import get_dataset
 from esc_lib.evaluation.calibration import with_temperature
+from esc_lib.progress import progress_bar
 from esc_lib.training.augment import even_starts
 from esc_lib.training.compute import pick_device, precision_context, to_device
 from esc_lib.training.config import TrainConfig
@@ -75,7 +75,7 @@ def predict(
     check_finite(run.path, of_windows)
     audible = peaks >= config.min_peak
     mean = of_windows[audible if audible.any() else ...].mean(dim=0, keepdim=True)
-    classes, temperature = get_dataset(config.dataset).classes, run.temperature(checkpoint)
+    classes, temperature = config.class_names, run.temperature(checkpoint)
     probabilities = pd.Series(with_temperature(mean.numpy(), temperature)[0], classes, name="probability")
     centre = (first + starts.double() + config.crop_samples / 2) / config.sample_rate
     seconds = pd.Index(centre.numpy().round(3), name="seconds")
@@ -133,7 +133,7 @@ def _windows(
     pieces = _cut_out(blocks, [(first + begin, first + end) for begin, end in spans])
     # Made beforehand: small results, kept among the network's large temporary ones, would leave gaps in memory that
     # nothing fits into, 5 MB for each minute of the recording.
-    probabilities = torch.empty(len(starts), len(get_dataset(config.dataset).classes))
+    probabilities = torch.empty(len(starts), len(config.class_names))
     peaks = torch.empty(len(starts))
     rows = torch.arange(len(starts)).split(WINDOWS_PER_BATCH)
     with precision_context(config.precision, place), _progress(recording, "predicting", len(batches)) as bar:
@@ -166,20 +166,19 @@ def _cut_out(blocks: Iterable[Samples], spans: list[tuple[int, int]]) -> Iterato
 def _progress(recording: Recording, what: str, total: float) -> "tqdm[NoReturn]":
     """A progress bar for a long recording; for a short one it does nothing."""
     bar = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    return tqdm(desc=what, total=total, disable=recording.seconds <= PROGRESS_FROM, bar_format=bar)
+    return progress_bar(desc=what, total=total, disable=recording.seconds <= PROGRESS_FROM, bar_format=bar)
 
 
 def _as_clips(samples: Samples, config: TrainConfig) -> Clips:
     """Samples as a data set of one clip."""
-    spec = get_dataset(config.dataset)
     return Clips(
         samples=torch.from_numpy(samples),
         offsets=torch.tensor([0]),
         frames=torch.tensor([len(samples)]),
         targets=torch.tensor([0]),
         table=pd.DataFrame({"file": [""]}),
-        dataset=spec.name,
-        classes=spec.classes,
+        dataset=config.dataset,
+        classes=config.class_names,
         sample_rate=config.sample_rate,
         subset=False,
         source_sha256="",

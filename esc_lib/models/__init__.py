@@ -8,6 +8,7 @@ from esc_lib.models.acdnet import ACDNet
 from esc_lib.models.blocks import Network
 from esc_lib.models.envnet import EnvNet
 from esc_lib.models.envnetv2 import EnvNetV2
+from esc_lib.models.logmel import LogMelCNN, LogMelM5
 from esc_lib.models.wavemsnet import WaveMsNet, WaveMsNetLogMel
 from esc_lib.models.wavemxnet import M3, M5, M11, M18, M34Res
 
@@ -24,6 +25,8 @@ ARCHITECTURES: dict[str, type[Network]] = {
     "m18": M18,
     "m34res": M34Res,
     "acdnet": ACDNet,
+    "logmel_cnn": LogMelCNN,
+    "logmel_m5": LogMelM5,
 }
 # Networks that the course reads runs of, but does not train: other wings add theirs.
 READ_ONLY: dict[str, type[Network]] = {}

@@ -1,5 +1,7 @@
 """EnvNet, one of the first networks that learned environmental sounds from the raw waveform end to end."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ class EnvNet(Network):
     SAMPLE_RATE = 16000
     INPUT_SAMPLES = 24014  # 1.5 s, and 14 more that the first two convolutions use up
     LENGTHS = (INPUT_SAMPLES,)
-    FRONT_END = ("conv1", "conv2")
+    FRONT_END: ClassVar[tuple[str, ...]] = ("conv1", "conv2")
 
     def __init__(self, n_classes: int):
         super().__init__()

@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esc_lib.models.blocks import Network, conv_block
-
-N_FFT, HOP, BANDS, FRAMES = 2048, 150, 96, 441
+from esc_lib.models.logmel import LogMel
 
 
 def conv(
@@ -84,41 +83,6 @@ class WaveMsNet(Network):
         x = x.flatten(1)  # -> (B, 5120)
         x = self.dropout(F.relu(self.fc1(x)))  # -> (B, 4096)
         return self.fc2(x)  # -> (B, n_classes)
-
-
-class LogMel(nn.Module):
-    """Log-mel spectrogram of each waveform, standardised to mean 0 and standard deviation 1.
-
-    Source: settings as in the authors' code for WaveMsNet (librosa's mel filters, 96 bands, hop 150, the last 80 dB).
-    That code passes the decibels on unscaled; here each spectrogram is standardised, because tens of decibels would
-    drown the learned map, whose values are around one.
-
-    Shape:
-        `(batch, 1, 66150)` -> `(batch, 1, 96, 441)`
-    """
-
-    filters: Tensor
-    window: Tensor
-
-    def __init__(self, sample_rate: int):
-        super().__init__()
-        from torchaudio.functional import melscale_fbanks  # late: only this network needs torchaudio
-
-        filters = melscale_fbanks(N_FFT // 2 + 1, 0.0, sample_rate / 2, BANDS, sample_rate, "slaney", "slaney")
-        # Not in the state dict: they are constants.
-        self.register_buffer("filters", filters, persistent=False)  # (1025, 96)
-        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        from torchaudio.functional import amplitude_to_DB, spectrogram
-
-        spectrum = spectrogram(x, 0, self.window, N_FFT, HOP, N_FFT, power=None, normalized=False)
-        # Power is a sum of squares, and a band a sum of powers: all in one product, which is faster than `abs`.
-        parts = torch.view_as_real(spectrum.transpose(2, 3)).flatten(3)  # -> (B, 1, 442, 2 x 1025)
-        mel = parts.square() @ self.filters.repeat_interleave(2, dim=0)  # -> (B, 1, 442, 96)
-        mel = mel.transpose(2, 3)[..., :FRAMES]  # -> (B, 1, 96, 441)
-        decibels = amplitude_to_DB(mel, multiplier=10.0, amin=1e-10, db_multiplier=0.0, top_db=80.0)
-        return F.layer_norm(decibels, decibels.shape[1:])
 
 
 class WaveMsNetLogMel(WaveMsNet):

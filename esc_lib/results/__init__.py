@@ -4,7 +4,11 @@
 table in the README and in the lessons is made from these files.
 """
 
+from esc_lib.results.comparisons import landscape, learned_filters_gain
 from esc_lib.results.records import load_record, measured_results, published_results, save_record
 from esc_lib.results.tables import results_table
 
-__all__ = ["load_record", "measured_results", "published_results", "results_table", "save_record"]
+__all__ = [
+    "landscape", "learned_filters_gain", "load_record", "measured_results", "published_results", "results_table",
+    "save_record",
+]  # fmt: skip

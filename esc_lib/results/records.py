@@ -4,6 +4,7 @@
 `save_record` writes `<name>.json`, its settings and results, and two tables, whose names end in the beginning of their
 SHA-256: `<name>-predictions-<hash>.csv.gz`, every run's probabilities for every test clip, from which all results can
 be computed again, and `<name>-history-<hash>.csv.gz`, every run's learning curve. So no number is typed in by hand.
+`landscape.csv` holds what others publish: networks that are not in this course, on the same data sets.
 """
 
 import gzip
@@ -21,8 +22,9 @@ import numpy as np
 import pandas as pd
 
 from esc_lib.arguments import as_path, check
-from esc_lib.data.datasets import get_dataset
+from esc_lib.data.datasets import get_dataset, is_own
 from esc_lib.evaluation.cross_validation import HISTORY_COLUMNS, RUN_COLUMNS, CrossValidation, run_name
+from esc_lib.evaluation.evaluate import read_predictions
 from esc_lib.files import atomic_write, explain_write_errors, read_json, remove_parts, write_json
 from esc_lib.models import ARCHITECTURES
 from esc_lib.paths import RESULTS
@@ -43,6 +45,7 @@ COLUMNS = [
 # Settings that do not change the last epoch's numbers, or have a column of their own.
 NOT_COMPARED = {
     "train_folds", "eval_folds", "validation_folds", "seed", "epochs", "eval_every", "keep_n", "compile", "start_from",
+    "dataset", "classes", "source_sha256",
 }  # fmt: skip
 
 
@@ -58,35 +61,33 @@ def measured_results(*networks: str) -> pd.DataFrame:
     Accuracies in percent: mean and standard deviation over the runs, 95 % interval over the recordings, and the
     paper's. Processor minutes: of all threads, mean over the runs.
     """
-    rows = [_row(one) for one in _all_records() if not networks or one.config.architecture in networks]
+    rows = [_row(one) for one in all_records() if not networks or one.config.architecture in networks]
     order = {name: i for i, name in enumerate(published_results()["network"].unique())}
     rows.sort(key=lambda row: (row[3], order.get(row[0], len(order)), row[2], row[1]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _all_records() -> list[CrossValidation]:
+def all_records() -> list[CrossValidation]:
+    """Every record in `data/results/`, in the order of their names."""
     return [load_record(path.stem) for path in sorted(RESULTS.glob("*.json"))]
 
 
 def overview(dataset: str = "esc10") -> pd.DataFrame:
     """One row a network, and humans below: parameters, the best published accuracy, and this repository's (%).
 
-    Of a network's records it is the fast recipe's if there is one, else the one of the most epochs; never the best.
+    Of a network's records it is the one of `record_of_choice`.
     """
-    records = [one for one in _all_records() if one.config.dataset == dataset and not one.config.validation_folds]
+    records = [one for one in all_records() if one.config.dataset == dataset]
     rows = []
     for network, architecture in ARCHITECTURES.items():
-        own = [one for one in records if one.config.architecture == network]
-        own.sort(key=lambda one: (recipe_kind(one.config), -one.config.epochs))
-        papers = published_results(network).dropna(subset=[dataset])
-        best = papers.sort_values(dataset).iloc[-1] if len(papers) else None
+        own, best = record_of_choice(records, network), best_published(network, dataset)
         parameters = sum(p.numel() for p in architecture(len(get_dataset(dataset).classes)).parameters())
         rows.append(
             (
                 network,
                 f"{parameters / 1e6:.1f} M",
                 f"{best[dataset]:.1f} ({best['training']})" if best is not None else "",
-                *(_measured(own[0]) if own else [""] * 4),
+                *(_measured(own) if own else [""] * 4),
             )
         )
     rows.append(("humans", "", f"{HUMANS[dataset]:.1f}", "", "", "", ""))
@@ -94,9 +95,26 @@ def overview(dataset: str = "esc10") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def record_of_choice(records: list[CrossValidation], network: str) -> CrossValidation | None:
+    """A network's fast recipe if one of the records is of it, else the one of the most epochs; never the best."""
+    own = [one for one in records if one.config.architecture == network and not one.config.validation_folds]
+    return min(own, key=lambda one: (recipe_kind(one.config), -one.config.epochs), default=None)
+
+
+def best_published(network: str, dataset: str) -> pd.Series | None:
+    """The row of `published_results` with a network's highest accuracy on a data set, if there is one."""
+    papers = published_results(network).dropna(subset=[dataset])
+    return papers.sort_values(dataset).iloc[-1] if len(papers) else None
+
+
+def on_all_folds(found: CrossValidation) -> bool:
+    """Whether every official fold was the test fold."""
+    return set(get_dataset(found.config.dataset).folds) == set(found.runs["fold"])
+
+
 def _measured(found: CrossValidation) -> tuple[str, str, int, str]:
     summary, minutes = found.summary(), found.runs["processor_minutes"].mean()
-    folds = "" if set(get_dataset(found.config.dataset).folds) == set(found.runs["fold"]) else " (not all folds)"
+    folds = "" if on_all_folds(found) else " (not all folds)"
     return (
         f"{100 * summary['mean of runs']:.1f}{folds}",
         f"{100 * summary['95 % from']:.1f} to {100 * summary['95 % to']:.1f}",
@@ -108,9 +126,9 @@ def _measured(found: CrossValidation) -> tuple[str, str, int, str]:
 def speed_board(dataset: str = "esc10") -> pd.DataFrame:
     """What processor time buys: a row per record of a fast recipe on all folds, the quickest first (accuracy in %)."""
     rows = []
-    for found in _all_records():
+    for found in all_records():
         minutes = found.runs["processor_minutes"].sum(skipna=False) / found.runs["seed"].nunique()
-        whole = set(found.runs["fold"]) == set(get_dataset(dataset).folds) and found.config.dataset == dataset
+        whole = found.config.dataset == dataset and on_all_folds(found)
         if recipe_kind(found.config) == "fast" and whole and math.isfinite(minutes):
             last = read_json(found.path, dict)["sessions"][-1]
             accuracy = f"{100 * found.runs['accuracy'].mean():.1f}"
@@ -153,7 +171,8 @@ def save_record(found: CrossValidation, *, results_dir: str | Path | None = None
     jobs = found.runs[["fold", "seed"]].to_numpy().tolist()
     runs = [load_run(found.path / run_name(fold, seed)) for fold, seed in jobs]
     config = found.config.to_dict()
-    config["start_from"] = Path(config["start_from"]).parent.name  # a path means nothing elsewhere
+    start = Path(config["start_from"])  # a path means nothing elsewhere, the name of the run or cross-validation does
+    config["start_from"] = start.parent.name if start.name == runs[0].path.name else start.name
     record = {
         "config": config,
         "selection": VALIDATED if found.config.validation_folds else LAST_EPOCH,
@@ -187,7 +206,7 @@ def _read_table(record: Path, kind: str, sha256: str) -> pd.DataFrame:
         raise ValueError(f"{path} cannot be read ({error}): restore it") from error
     if hashlib.sha256(table).hexdigest() != sha256:
         raise ValueError(f"{path} is not what {record.name} was written with: restore both")
-    return pd.read_csv(BytesIO(table))
+    return read_predictions(BytesIO(table)) if kind == "predictions" else pd.read_csv(BytesIO(table))
 
 
 def load_record(name: str) -> CrossValidation:
@@ -222,7 +241,6 @@ def _from_record(path: Path, record: dict[str, Any]) -> CrossValidation:
     if record["selection"] == VALIDATED and "validation_folds" not in config:  # they were the evaluation folds once
         config |= {"validation_folds": config["eval_folds"], "eval_folds": [int(runs["fold"][0])]}
     predictions = _read_table(path, "predictions", record["predictions"]["sha256"])
-    predictions = predictions.rename(columns={"source": "recording"})  # its older name
     history = pd.DataFrame(columns=list(HISTORY_COLUMNS), dtype=float)
     if "history" in record:
         history = _read_table(path, "history", record["history"]["sha256"])
@@ -236,23 +254,29 @@ def training_name(config: TrainConfig) -> str:
 
 
 def recipe_kind(config: TrainConfig) -> str:
-    """Which of a network's recipes the settings follow: "fast" if the learning rate rises and falls once."""
-    return "fast" if config.one_cycle else "paper"
+    """Which of a network's recipes the settings follow: "fast" if the learning rate rises and falls once.
+
+    The built-in sounds have only one recipe, which does so too, and is called the paper's.
+    """
+    return "fast" if config.one_cycle and config.dataset != "synthetic" else "paper"
 
 
 def recipe_diff(found: CrossValidation) -> str:
     """How a cross-validation differs from its network's recipe on the whole set, in words."""
     config = found.config
-    scheme = {name: True for name in ("between_class", "strong_augmentation") if getattr(config, name)}
-    own = config.to_dict()
-    expected = recipe(config.architecture, config.dataset, kind=recipe_kind(config), **scheme).to_dict()
+    scheme: dict[str, Any] = {name: True for name in ("between_class", "strong_augmentation") if getattr(config, name)}
+    own = is_own(config.dataset)  # and need not be here: its recipes are ESC-10's
+    dataset = "esc10" if own else config.dataset
+    expected = recipe(config.architecture, dataset, kind=recipe_kind(config), **scheme).to_dict()
     parts = [f"{config.epochs} epochs, not {expected['epochs']}"] if config.epochs != expected["epochs"] else []
-    parts += [f"phase 1 is {config.start_from}"] if config.start_from else []
+    parts += [f"starts from {config.start_from}"] if config.start_from else []
     parts += [
-        f"{key} {own[key]}, not {expected[key]}" for key in own if key not in NOT_COMPARED and own[key] != expected[key]
+        f"{key} {value}, not {expected[key]}"
+        for key, value in config.to_dict().items()
+        if key not in NOT_COMPARED and value != expected[key]
     ]
     used = {*config.train_folds, *config.eval_folds, *config.validation_folds}
-    if used != set(get_dataset(config.dataset).folds):
+    if not own and used != set(get_dataset(config.dataset).folds):
         parts.append(f"only folds {_listed(sorted(used))}")
     elif found.data["subset"]:
         parts.append("a subset of the clips")

@@ -3,17 +3,37 @@
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from esc_lib.notebooks import printable
 from esc_lib.paths import REPOSITORY
+from esc_lib.results.comparisons import landscape, learned_filters_gain
 from esc_lib.results.records import measured_results, overview, speed_board
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
     from nbformat import NotebookNode
+
+
+def landscape_table(dataset: str) -> pd.DataFrame:
+    """`landscape`, as it is shown."""
+    return _shown(landscape(dataset), "accuracy")
+
+
+def gain_table() -> pd.DataFrame:
+    """`learned_filters_gain` on ESC-10, as it is shown."""
+    return _shown(learned_filters_gain(), "log-mel", "learned", "gain")
+
+
+def _shown(table: pd.DataFrame, *percentages: str) -> pd.DataFrame:
+    """With one decimal, and the interval in one column, where there is one."""
+    shown = table.assign(**{name: table[name].map("{:.1f}".format) for name in (*percentages, "low", "high")})
+    shown["low"] = (shown["low"] + " to " + shown["high"]).where(table["low"].notna(), "")
+    return shown.rename(columns={"low": "95 %"}).drop(columns="high")
+
 
 # A table stands between two marks with its name, in these pages.
 BEGIN, END = "<!-- {name}: from data/results, by `make results` -->\n", "<!-- end of {name} -->\n"
@@ -21,6 +41,9 @@ TABLES: dict[tuple[str, str], Callable[[], pd.DataFrame]] = {
     ("README.md", "overview"): overview,
     ("README.md", "speed"): speed_board,
     ("docs/results.md", "records"): measured_results,
+    ("docs/results.md", "landscape-esc10"): partial(landscape_table, "esc10"),
+    ("docs/results.md", "landscape-esc50"): partial(landscape_table, "esc50"),
+    ("docs/results.md", "gain"): gain_table,
 }
 TAG = "results"  # of cells that show records, and run without any other cell
 # What Markdown, HTML or MathJax would take for markup; inside a word `_` is none, and a bracket alone makes no link.

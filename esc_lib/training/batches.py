@@ -32,7 +32,8 @@ def load_split(
 
     Raises:
         FileNotFoundError: the data has not been prepared.
-        ValueError: a prepared file is damaged, or a fold is not there.
+        ValueError: a prepared file is damaged, or a fold is not there, or a set of your own has other recordings than
+            when the settings were made.
     """
     check("config", config, TrainConfig)
     clips = load_folds(config, config.train_folds + config.monitored_folds, data_dir=data_dir, device=device)
@@ -46,9 +47,15 @@ def load_folds(
 
     Args:
         config, data_dir, device: as for `load_split`, which names the errors too.
-        folds: official folds.
+        folds: folds of the set.
     """
     clips = load_clips(config.dataset, config.sample_rate, folds=folds, data_dir=data_dir)
+    prepared = (clips.source_sha256, clips.classes)
+    if config.source_sha256 and prepared != (config.source_sha256, config.classes):
+        raise ValueError(
+            f"{config.dataset} as it is prepared now has other recordings or folds than these settings are for: call "
+            "recipe again for a new training, or prepare the earlier recordings"
+        )
     return (trim_silence(clips) if config.trim_silence else clips).to(device)
 
 
@@ -123,18 +130,22 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     if config.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=decay, fused=True)
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(), config.learning_rate, config.momentum, weight_decay=decay, nesterov=nesterov, fused=True
     )
+    if config.unfreeze_epoch and config.momentum:
+        # A momentum of zero is as good as none; the fused step takes no layers that have none beside others that do.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_train_mode(model: nn.Module, *, frozen: bool) -> None:
     """Puts a network into training mode, with its front-end (parameters and batch-norm statistics) frozen or not."""
     model.train()
-    if frozen:
-        for name in cast(Network, model).FRONT_END:
-            part = model.get_submodule(name).eval().requires_grad_(False)
-            # Without gradients: an optimiser would still use old ones for weight decay and momentum.
+    for name in cast(Network, model).FRONT_END:
+        part = model.get_submodule(name).train(not frozen).requires_grad_(not frozen)
+        if frozen:  # without gradients: an optimiser would still use old ones for weight decay and momentum
             part.zero_grad(set_to_none=True)
 
 

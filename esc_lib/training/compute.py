@@ -4,7 +4,6 @@ import ctypes
 import platform
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from esc_lib.arguments import check
 from esc_lib.models.cpu import accelerate
 from esc_lib.paths import REPOSITORY
+from esc_lib.progress import message_stream
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 # Of glibc's malloc.h.
@@ -47,7 +47,7 @@ def pick_device(name: str = "auto") -> torch.device:
 def warn_if_no_gpu(name: str) -> None:
     """One line where "auto" means the CPU."""
     if name == "auto" and not torch.cuda.is_available():
-        tqdm.write("no GPU that PyTorch can use: training on the CPU", file=sys.stderr)
+        tqdm.write("no GPU that PyTorch can use: training on the CPU", file=message_stream())
 
 
 def to_device(model: Model, device: torch.device) -> Model:

@@ -2,13 +2,14 @@
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import combinations
 from typing import Any
 
 from esc_lib.arguments import check
-from esc_lib.data.datasets import check_folds, prepared_folder
+from esc_lib.data.datasets import DATASETS, check_classes, check_folds, get_dataset, is_own, prepared_folder
 from esc_lib.models import get_architecture
 from esc_lib.models.blocks import lengths_text
 from esc_lib.training.compute import PRECISIONS
@@ -25,8 +26,8 @@ class TrainConfig:
         dataset: the set's name, as `prepare` takes it.
         sample_rate: of the prepared set, in Hz.
         crop_samples: length of the network's input, in samples.
-        train_folds, eval_folds: official folds to train on and to test on; they may not overlap. Without an evaluation
-            fold nothing is tested: a network to be used, not to be reported on.
+        train_folds, eval_folds: folds to train on and to test on; they may not overlap. Without an evaluation fold
+            nothing is tested: a network to be used, not to be reported on.
         validation_folds: folds that are neither trained nor tested on, and choose the epoch that is the run's result;
             without them it is the last epoch.
         epochs: how often every training clip is shown.
@@ -45,7 +46,10 @@ class TrainConfig:
         strong_augmentation: whether clips are stretched in time by 1.25^u, and the input's gain changes by up to 6 dB.
         freeze_epoch: from this epoch on only the classifier is trained, and the front-end is frozen; 1 is the first
             epoch, 0 never.
-        start_from: run directory of a "wavemsnet" whose parameters a "wavemsnet_logmel" starts from; "" for none.
+        unfreeze_epoch: from this epoch on, later than `freeze_epoch`, all of it is trained again; 0 never.
+        start_from: run directory of the same network, whose parameters this one starts from: all but those of the last
+            layers, whose size is the number of classes, if the classes are others. A "wavemsnet_logmel" may start from
+            a "wavemsnet" too. "" for none.
         trim_silence: whether leading and trailing zeros of each clip are trimmed.
         pad: whether each clip is zero-padded by half a crop on both sides before crops are cut.
         min_peak: crops whose peak is lower (full scale is 1) are redrawn in training, at most ten times, and do not
@@ -57,6 +61,8 @@ class TrainConfig:
         seed: of parameters, order, crops and dropout.
         eval_every: epochs between two tests while it trains, each with a checkpoint; the last epoch always has both.
         keep_n: how many of the checkpoints that did best in these tests are kept; the last is kept in any case.
+        classes, source_sha256: of a set of your own, its classes, and the hash of the recordings and folds that
+            `prepare` found: the run is of these alone. Empty for a published set.
 
     Raises:
         ValueError: a value that no run can have, by name.
@@ -93,9 +99,12 @@ class TrainConfig:
     eval_every: int = 10
     keep_n: int = 1
     validation_folds: tuple[int, ...] = ()
+    unfreeze_epoch: int = 0
+    classes: tuple[str, ...] = ()
+    source_sha256: str = ""
 
     def __post_init__(self) -> None:
-        for name in (*FOLD_SETTINGS, "schedule"):
+        for name in (*FOLD_SETTINGS, "schedule", "classes"):
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)):
                 raise ValueError(f"{name} is {value!r}: expected a list")
@@ -106,6 +115,15 @@ class TrainConfig:
     def monitored_folds(self) -> tuple[int, ...]:
         """The folds that the network is tested on while it trains."""
         return self.validation_folds or self.eval_folds
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the network's logits."""
+        return self.classes or get_dataset(self.dataset).classes
+
+    def is_frozen_at(self, epoch: int) -> bool:
+        """Whether the front-end is frozen in an epoch, the first of which is 1."""
+        return 0 < self.freeze_epoch <= epoch and not 0 < self.unfreeze_epoch <= epoch
 
     def learning_rate_at(self, epoch: int, done: float = 0.5) -> float:
         """Learning rate of an epoch, the first of which is 1; with `one_cycle`, where a fraction of it is `done`.
@@ -160,11 +178,17 @@ def _check(config: TrainConfig) -> None:
     """Raises ValueError naming the first value that no run can have."""
     network = get_architecture(config.architecture)
     prepared_folder(config.dataset, config.sample_rate)
+    _check_own_set(config)
     _check_folds(config)
     for name in ("crop_samples", "epochs", "batch_size", "crops", "eval_every", "keep_n"):
         check(name, getattr(config, name), int, 1, 10**9)
-    for name, most in (("seed", 2**63 - 1), ("warmup", 10**9), ("freeze_epoch", 10**9)):
+    for name, most in (("seed", 2**63 - 1), ("warmup", 10**9), ("freeze_epoch", 10**9), ("unfreeze_epoch", 10**9)):
         check(name, getattr(config, name), int, 0, most)
+    if config.unfreeze_epoch and not 0 < config.freeze_epoch < config.unfreeze_epoch:
+        raise ValueError(
+            f"unfreeze_epoch is {config.unfreeze_epoch} and freeze_epoch {config.freeze_epoch}: the front-end is "
+            "frozen first, say with freeze_epoch 1, and trained again later"
+        )
     for name in ("momentum", "weight_decay", "lr_gamma", "min_peak"):
         check(name, getattr(config, name), float, 0, 1)
     for name, high in (("learning_rate", 100), ("one_cycle", 0.99)):
@@ -178,8 +202,8 @@ def _check(config: TrainConfig) -> None:
     for name, choices in (("optimizer", ("sgd", "adam")), ("precision", ("auto", *PRECISIONS))):
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} is {getattr(config, name)!r}: expected one of {', '.join(choices)}")
-    if not isinstance(config.start_from, str) or (config.start_from and config.architecture != "wavemsnet_logmel"):
-        raise ValueError(f"start_from is {config.start_from!r}: only wavemsnet_logmel starts from another run's folder")
+    if not isinstance(config.start_from, str):
+        raise ValueError(f"start_from is {config.start_from!r}: expected a run's folder, or nothing")
     if config.one_cycle and (config.schedule or config.warmup):
         raise ValueError("one_cycle is a schedule of its own: set schedule to [] and warmup to 0")
     numbers = [f for f in config.schedule if isinstance(f, float) and 0 < f < 1]
@@ -187,6 +211,22 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(
             f"schedule is {list(config.schedule)}: expected fractions of the epochs in rising order, say [0.5, 0.75]"
         )
+
+
+def _check_own_set(config: TrainConfig) -> None:
+    check("source_sha256", config.source_sha256, str)
+    if not is_own(config.dataset):
+        if config.classes or config.source_sha256:
+            raise ValueError(f"classes and source_sha256 are for sets of your own: leave them out for {config.dataset}")
+        return
+    if not config.classes and not config.source_sha256:
+        raise ValueError(
+            f"dataset is {config.dataset!r}, which is none of {', '.join(DATASETS)}; if it is a set of your own, let "
+            "recipe make the settings, which takes its classes and the hash of its recordings from the prepared set"
+        )
+    check_classes("classes", config.classes)
+    if not re.fullmatch("[0-9a-f]{64}", config.source_sha256):
+        raise ValueError(f"source_sha256 is {config.source_sha256!r}: expected the 64 digits of a SHA-256")
 
 
 def _check_folds(config: TrainConfig) -> None:

@@ -35,7 +35,6 @@ import torch
 from torch import Tensor, nn
 
 from esc_lib.arguments import as_path, check
-from esc_lib.data.datasets import get_dataset
 from esc_lib.data.download import file_hash
 from esc_lib.files import (
     atomic_write,
@@ -127,7 +126,7 @@ class Run:
         file = self._file(entry["name"])
         if not os.path.isfile(file):
             raise FileNotFoundError(f"{file} is missing: copy the whole run directory, or train again")
-        model = build_model(self.config.architecture, len(get_dataset(self.config.dataset).classes))
+        model = build_model(self.config.architecture, len(self.config.class_names))
         try:
             if "sha256" in entry and entry["sha256"] != file_hash(file):
                 raise ValueError("it is not what was written; copy it again, or train again")

@@ -9,7 +9,7 @@ from typing import NoReturn, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from esc_lib.arguments import as_path, check
@@ -17,6 +17,8 @@ from esc_lib.data.clips import Clips
 from esc_lib.models import build_model
 from esc_lib.models.wavemsnet import WaveMsNetLogMel
 from esc_lib.paths import runs_folder
+from esc_lib.plots import plot_curves
+from esc_lib.progress import LiveFigure, progress_bar
 from esc_lib.training.batches import batches, build_optimizer, load_split, set_train_mode, train_step
 from esc_lib.training.checkpoint import load_state, remove_state, run_lock, save_state
 from esc_lib.training.compute import (
@@ -31,6 +33,8 @@ from esc_lib.training.compute import (
 from esc_lib.training.config import TrainConfig
 from esc_lib.training.inference import predict_probabilities
 from esc_lib.training.runs import Run, load_run, make_run_folder, open_run
+
+MOST_STARTS = 20  # runs in a row that started from each other
 
 
 class TrainingError(RuntimeError):
@@ -58,7 +62,7 @@ def train(
         save_dir: where the run directory is made, if not in `ESC_RUNS` or the repository's `runs/`.
         run_dir: name of the run directory in `save_dir`, or a path; a new name for every run if not given.
         device: "auto" (GPU if there is one), "cpu", "cuda", "cuda:1".
-        progress: whether a bar over the steps is shown.
+        progress: whether a bar over the steps is shown, in a notebook with the learning curve so far.
         locked: whether the caller holds the lock of `run_dir` already.
 
     Returns:
@@ -86,7 +90,7 @@ def train(
         raise ValueError("precision tf32 is for GPUs alone: use float32, bfloat16 or auto")
     train_clips, eval_clips = load_split(config, data_dir=data_dir, device=place)
     torch.manual_seed(config.seed)
-    model = to_device(_new_model(config, len(train_clips.classes)), place)
+    model = to_device(_new_model(config), place)
     warn_if_no_gpu(device)
     path = make_run_folder(config, save_dir=save_dir, run_dir=run_dir)
     with nullcontext() if locked else run_lock(path), retain_freed_memory():
@@ -112,14 +116,19 @@ def _auto_precision(device: torch.device, save_dir: str | Path | None, run_dir: 
     return auto_precision(device)
 
 
-def _new_model(config: TrainConfig, n_classes: int) -> nn.Module:
-    """A fresh network, or one that starts from its phase 1."""
-    model = build_model(config.architecture, n_classes)
+def _new_model(config: TrainConfig) -> nn.Module:
+    """A fresh network, or one that starts from another run's."""
+    model = build_model(config.architecture, len(config.class_names))
     if config.start_from:
         first = load_run(config.start_from)
-        _check_phase_1(config, first.config)
-        # TrainConfig allows `start_from` for no other network.
-        cast(WaveMsNetLogMel, model).load_phase_1(first.model().state_dict())
+        _check_start(config, first)
+        state = first.model().state_dict()
+        if first.config.class_names != config.class_names:
+            state |= _last_layers(config.architecture, model, len(config.class_names))
+        if first.config.architecture == config.architecture:
+            model.load_state_dict(state)
+        else:
+            cast(WaveMsNetLogMel, model).load_phase_1(state)
     elif config.architecture == "wavemsnet_logmel" and config.freeze_epoch == 1:
         raise ValueError(
             "wavemsnet_logmel is phase 2 of a training: give start_from the run directory of a trained wavemsnet "
@@ -128,17 +137,48 @@ def _new_model(config: TrainConfig, n_classes: int) -> nn.Module:
     return model
 
 
-def _check_phase_1(config: TrainConfig, first: TrainConfig) -> None:
-    """Raises ValueError if a run cannot be phase 1 of another, or has seen clips that the other is tested on."""
-    for name, expected in (("architecture", "wavemsnet"), ("dataset", config.dataset)):
-        if (found := getattr(first, name)) != expected:
-            raise ValueError(f"start_from {config.start_from}: its {name} is {found}, not {expected}")
-    seen = sorted(set(first.train_folds) - set(config.train_folds))
+def _last_layers(architecture: str, model: nn.Module, n_classes: int) -> dict[str, Tensor]:
+    """The tensors of a network whose size depends on the number of classes: of its last layer, or layers."""
+    wider = build_model(architecture, n_classes + 1).state_dict()
+    return {name: value for name, value in model.state_dict().items() if value.shape != wider[name].shape}
+
+
+def _check_start(config: TrainConfig, first: Run) -> None:
+    """Raises ValueError if a network cannot start from a run, or if that has seen clips that this is tested on."""
+    expected = {"architecture": config.architecture, "sample_rate": config.sample_rate}
+    if config.architecture == "wavemsnet_logmel" and first.config.architecture != config.architecture:
+        expected |= {"architecture": "wavemsnet", "dataset": config.dataset}  # the two phases of one training
+    for name, value in expected.items():
+        if (found := getattr(first.config, name)) != value:
+            raise ValueError(f"start_from {config.start_from}: its {name} is {found}, not {value}")
+    path = config.start_from
+    for _ in range(MOST_STARTS):  # what that run started from counts too, as long as it is there
+        _check_unseen(config, first.config, path)
+        path = first.config.start_from
+        if not path or not (Path(path).expanduser() / "config.json").is_file():
+            return
+        first = load_run(path)
+
+
+def _check_unseen(config: TrainConfig, first: TrainConfig, path: str) -> None:
+    if _same_folds(first) != _same_folds(config):
+        if first.dataset == config.dataset and config.monitored_folds:
+            raise ValueError(
+                f"start_from {path}: it was trained on other recordings or folds of {config.dataset}, perhaps on clips "
+                "that are tested on here: train it again, or start from a run on another set"
+            )
+        return
+    seen = set(first.train_folds) - set(config.train_folds) | set(first.validation_folds) & set(config.eval_folds)
     if seen:
         raise ValueError(
-            f"start_from {config.start_from}: it was trained on fold(s) {seen}, which are not trained on here: "
+            f"start_from {path}: it was trained on fold(s) {sorted(seen)}, which are not trained on here: "
             "start from a run with the same folds"
         )
+
+
+def _same_folds(config: TrainConfig) -> str:
+    """Equal for sets of which one holds the other's clips, in the same folds."""
+    return config.source_sha256 or {"esc10": "esc50"}.get(config.dataset, config.dataset)
 
 
 def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Clips, progress: bool) -> None:
@@ -150,11 +190,12 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
     done = _resume(run, model, optimizer, generator)
     begin, begin_processor = time.perf_counter(), time.process_time()
     machine = hardware(train_clips.samples.device)
-    with tqdm(
+    curve = LiveFigure(lambda: plot_curves(run.history, "acc")) if progress else None  # above the bar
+    with progress_bar(
         total=config.epochs * steps, initial=done * steps, desc=run.path.name, unit="step", disable=not progress
     ) as bar:
         for epoch in range(done + 1, config.epochs + 1):
-            set_train_mode(model, frozen=0 < config.freeze_epoch <= epoch)
+            set_train_mode(model, frozen=config.is_frozen_at(epoch))
             loss, acc = _train_epoch(config, learner, optimizer, train_clips, generator, epoch, bar)
             _check_finite(loss, f"the loss of epoch {epoch}", run)
             run.history["loss"][epoch], run.history["acc"][epoch] = loss, acc
@@ -172,6 +213,8 @@ def _train_epochs(run: Run, model: nn.Module, train_clips: Clips, eval_clips: Cl
                     save_state(run, model, optimizer, generator, epoch)
                 _save_checkpoint(run, model, epoch)
             bar.set_postfix_str(_summary(run, epoch))
+            if curve:
+                curve.update(now=epoch == config.epochs)
 
 
 def _train_epoch(
