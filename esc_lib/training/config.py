@@ -205,7 +205,7 @@ def _check(config: TrainConfig) -> None:
     if not isinstance(config.start_from, str):
         raise ValueError(f"start_from is {config.start_from!r}: expected a run's folder, or nothing")
     if config.one_cycle and (config.schedule or config.warmup):
-        raise ValueError("one_cycle is a schedule of its own: set schedule to [] and warmup to 0")
+        raise ValueError("one_cycle is a schedule of its own: set schedule to [] and warmup to 0, or one_cycle to 0")
     numbers = [f for f in config.schedule if isinstance(f, float) and 0 < f < 1]
     if list(config.schedule) != sorted(numbers):
         raise ValueError(

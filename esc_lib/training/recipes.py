@@ -208,8 +208,8 @@ FAST_OPTIMIZER |= {"logmel_cnn": FAST_OPTIMIZER["envnet"], "logmel_m5": FAST_OPT
 
 # The built-in sounds have no published recipe. These changes to ESC-10's are ours: small batches, few epochs and
 # a learning rate that rises and falls once, so that each network learns in a minute or two on two cores. The largest
-# get Adam and a low learning rate, because their first steps overshoot. All were looked at on a validation fold, never on
-# the fold that is tested.
+# get Adam and a low learning rate, because their first steps overshoot. All were looked at on a validation fold, never
+# on the fold that is tested.
 SYNTHETIC_OVERRIDES: dict[str, dict[str, Any]] = {
     "envnet": dict(epochs=12, batch_size=8, learning_rate=0.002, schedule=(), one_cycle=0.2, eval_every=4),
     "envnetv2": dict(
