@@ -129,7 +129,7 @@ def plot_curves(history: dict[str, dict[int, float]], kind: str) -> "Figure":
     figure = _figure(6, 3.5)
     axes = figure.subplots()
     for key, label, style in ((kind, "training", ".-"), (f"eval_{kind}", "evaluation", "o-")):
-        axes.plot(list(history[key]), list(history[key].values()), style, label=label)
+        axes.plot(list(history[key]), list(history[key].values()), style, label=label, clip_on=False)
     axes.set(xlabel="epoch", ylabel="loss", xlim=(0.5, max(history[kind], default=1) + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if kind == "acc":
