@@ -146,6 +146,8 @@ def plot_histories(history: pd.DataFrame, title: str = "") -> "Figure":
         history: of `CrossValidation`; a thin line per run, and a thick one for their mean.
         title: above both figures.
     """
+    from matplotlib.ticker import MaxNLocator
+
     _check_table("history", history, "fold", "seed", "epoch", "loss", "eval_acc")
     figure = _figure(8, 3)
     figure.suptitle(literal(title))
@@ -155,6 +157,7 @@ def plot_histories(history: pd.DataFrame, title: str = "") -> "Figure":
             axes.plot(run["epoch"], run[key], style, color=COLOURS[7], alpha=0.6, linewidth=0.7, markersize=2)
         mean = known.groupby("epoch")[key].mean()
         axes.plot(mean.index, mean, style, color=COLOURS[0], linewidth=2, label="mean", markersize=4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel="training loss" if key == "loss" else "accuracy on the test fold")
     axes.set_ylim(0, 1)
     axes.legend(loc="lower right")

@@ -21,8 +21,9 @@ def recipe(
 
     The fast ones are ours, for a good result in minutes on a processor: the network's own crops, between-class
     learning, strong augmentation, batches of 64, and a learning rate that rises and falls once in 100 epochs. Those of
-    M11, M18 and ACDNet were tried on validation folds of ESC-10 (`data/results/tuning.csv`). The others are taken from
-    them: M-nets from M18, the rest from ACDNet with half its learning rate; and so it is on the other sets.
+    M11, M18 and ACDNet were tried on validation folds of ESC-10 (`data/results/tuning.csv`, with a few trials of M5 and
+    EnvNet too, which changed nothing yet). The others are taken from them: M-nets from M18, the rest from ACDNet with
+    half its learning rate; and so it is on the other sets.
 
     `logmel_cnn` and `logmel_m5` are there for comparison, and so are their recipes, which are ours: every setting is
     EnvNet's or M5's, so that the front-end is the only difference.
