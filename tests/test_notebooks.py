@@ -1,6 +1,7 @@
 """The notebooks as files: executed, small, typed, free of machine paths, and in step with the YAML beside them."""
 
 import ast
+import builtins
 import re
 import tempfile
 from contextlib import suppress
@@ -150,6 +151,20 @@ def test_a_lesson_begins_with_a_picture(notebook):
     assert first.cell_type == "markdown" and picture.cell_type == "code"
     assert picture.metadata["jupyter"] == {"source_hidden": True}
     assert any("image/png" in output.get("data", {}) for output in picture.outputs)
+
+
+def test_cells_that_show_records_run_alone(notebook):
+    """`make results` executes these cells and no others."""
+    cells = [cell for cell in code_cells(notebook) if "results" in cell.metadata.get("tags", [])]
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source.removeprefix("%matplotlib inline\n")))]
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    known = {*dir(builtins), *(name.id for name in names if isinstance(name.ctx, ast.Store))}
+    known |= {
+        of.asname or of.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for of in node.names
+    }
+    known |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    known |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    assert not {name.id for name in names} - known
 
 
 def test_lessons_lead_to_each_other():
