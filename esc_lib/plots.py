@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from IPython.display import Audio
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 Waveform = npt.NDArray[np.floating]
 P = ParamSpec("P")
@@ -30,6 +31,9 @@ COLOURS = (
     "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9",
 )  # fmt: skip
 MARKERS = "os^vDPX<>p"
+OVER_MAPS = (COLOURS[9], COLOURS[2])  # seen on white and on a spectrogram
+MOST_FILTERS = 40  # of a map
+MEL_TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 # How a landscape names and draws the kinds of its entries.
 KINDS = {
     "pretrained": ("pretrained on other data", COLOURS[4], "D"),
@@ -258,13 +262,27 @@ def plot_spectrograms(waveforms: dict[str, Waveform], sample_rate: int, columns:
     maps = [_powers(np.asarray(waveform), bins, cells) for waveform in waveforms.values()]
     top = max(SILENCE, *(powers.max() for powers, _ in maps))
     for axes, (powers, samples) in zip(grid, maps, strict=True):
-        levels = 10 * np.log10(np.maximum(powers / top, 1e-8))
-        image = axes.imshow(levels, **_map_colours(), vmin=-80, vmax=0)
-        # A segment and a bin stand for half a step before their middle to half a step after it.
-        left, bottom = -HOP / sample_rate / 2, -sample_rate / 1000 / SEGMENT / 2
-        image.set_extent((left, left + powers.shape[1] * samples / sample_rate, bottom, bottom + sample_rate / 2000))
+        image = _draw_spectrogram(axes, powers, samples, sample_rate, top)
     figure.colorbar(image, ax=grid, label="level (dB)", ticks=range(-80, 1, 20), aspect=30, pad=0.01)
     return figure
+
+
+def _draw_spectrogram(
+    axes: "Axes", powers: npt.NDArray[np.floating], samples: int, sample_rate: int, top: float
+) -> "AxesImage":
+    """Powers as levels, frequency in kHz over time.
+
+    Args:
+        axes: to draw on.
+        powers, samples: of `_powers`.
+        sample_rate: of the waveform, in Hz.
+        top: the power at 0 dB.
+    """
+    # A segment and a bin stand for half a step before their middle to half a step after it.
+    left, bottom = -HOP / sample_rate / 2, -sample_rate / 1000 / SEGMENT / 2
+    extent = (left, left + powers.shape[1] * samples / sample_rate, bottom, bottom + sample_rate / 2000)
+    levels = 10 * np.log10(np.maximum(powers / top, 1e-8))
+    return axes.imshow(levels, **_map_colours(), vmin=-80, vmax=0, extent=extent)
 
 
 def _powers(waveform: Waveform, bins: int, cells: int) -> tuple[npt.NDArray[np.floating], int]:
@@ -285,12 +303,12 @@ def _powers(waveform: Waveform, bins: int, cells: int) -> tuple[npt.NDArray[np.f
     return sums / np.diff([*starts, powers.shape[1]]), hops * HOP
 
 
-def _map_colours() -> dict[str, Any]:
-    """Settings of `imshow` for a map over time: the lowest row below, colours in steps that compress well."""
+def _map_colours(steps: int = 32) -> dict[str, Any]:
+    """Settings of `imshow` for a map: the lowest row below, colours in steps that compress well."""
     import matplotlib
 
     return {
-        "cmap": matplotlib.colormaps["magma"].resampled(32), "aspect": "auto", "origin": "lower",
+        "cmap": matplotlib.colormaps["magma"].resampled(steps), "aspect": "auto", "origin": "lower",
         "interpolation": "nearest",
     }  # fmt: skip
 
@@ -360,6 +378,80 @@ def plot_map(
     axes.set(xlabel="time (s)", ylabel="centre frequency (kHz)", title=literal(title))
     axes.grid(False)
     figure.colorbar(image, ax=axes, label=literal(label))
+    return figure
+
+
+@_styled
+def plot_responses(
+    responses: dict[str, Waveform], frequencies: npt.NDArray[np.floating], title: str = "", floor: float = -20
+) -> "Figure":
+    """Responses of filters, sorted by centre frequency, over the mel scale; one map each, side by side.
+
+    Of more than 40 filters, every second or third and so on of the sorted ones is drawn.
+
+    Args:
+        responses: by name, each `(filters, n)`, of `esc_lib.interpret`.
+        frequencies: `(n,)`, in Hz, at equal distances on the mel scale.
+        title: above all maps.
+        floor: what is black, in dB below each filter's own peak.
+    """
+    check("responses", responses, dict)
+    check("number of responses", len(responses), int, 1, 100)
+    figure = _figure(1 + 2.5 * len(responses), 2.8)
+    figure.suptitle(literal(title))
+    grid = figure.subplots(1, len(responses), sharey=True, squeeze=False)[0]
+    for axes, (name, response) in zip(grid, responses.items(), strict=True):
+        n, size = len(response), np.abs(response)
+        # More are too fine to see, and a file of noise is large.
+        size = size[size.argmax(axis=1).argsort(kind="stable")[:: -(-n // MOST_FILTERS)]]
+        levels = 20 * np.log10(np.maximum(size / np.maximum(size.max(axis=1, keepdims=True), 1e-12), 1e-6))
+        extent = (0, n, 0, len(frequencies))
+        image = axes.imshow(levels.T, **_map_colours(10), vmin=floor, vmax=0, extent=extent)
+        axes.set(title=literal(name), xlabel="filter")
+        axes.grid(False)
+    ticks = [tick for tick in MEL_TICKS if tick <= max(frequencies)]
+    places = np.interp(ticks, frequencies, np.arange(len(frequencies)) + 0.5)
+    grid[0].set_yticks(places, [f"{tick / 1000:g}" for tick in ticks])
+    grid[0].set_ylabel("frequency (kHz)")
+    figure.colorbar(image, ax=list(grid), label="response (dB)")
+    return figure
+
+
+@_styled
+def plot_importance(
+    waveform: Waveform, importances: "dict[str, pd.Series[float]]", sample_rate: int, title: str = ""
+) -> "Figure":
+    """How important each moment is, over the waveform and over its spectrogram.
+
+    Args:
+        waveform: `(samples,)`, full scale at 1.0.
+        importances: by name, one or two: of `occlusion` or `sum_windows` of `esc_lib.interpret`; each is divided by its
+            largest value.
+        sample_rate: in Hz.
+        title: above the figure.
+    """
+    _check_sound("waveform", waveform, sample_rate)
+    check("importances", importances, dict)
+    check("number of importances", len(importances), int, 1, len(OVER_MAPS))
+    figure = _figure(7, 3.6)
+    figure.suptitle(literal(title))
+    above, below = figure.subplots(2, 1, sharex=True)
+    drawn = _extremes(np.asarray(waveform))
+    above.plot(drawn / sample_rate, np.asarray(waveform)[drawn], linewidth=0.6, color=COLOURS[7])
+    peak = max(np.abs(waveform).max(), 1e-6)
+    above.set(ylabel="waveform", ylim=(-1.05 * peak, 1.05 * peak))
+    powers, samples = _powers(np.asarray(waveform), 4, 120)
+    _draw_spectrogram(below, powers, samples, sample_rate, max(SILENCE, powers.max()))
+    below.set(xlabel="time (s)", ylabel="frequency (kHz)", xlim=(0, len(waveform) / sample_rate))
+    for axes in (above, below):
+        axes.grid(False)
+        over = axes.twinx()
+        for (name, importance), colour in zip(importances.items(), OVER_MAPS, strict=False):
+            values = importance / max(importance.max(), 1e-12)
+            over.step(values.index, values, where="mid", color=colour, linewidth=1.6, label=literal(name))
+        over.set(ylim=(-1.05, 1.05), yticks=(-1, 0, 1), ylabel="importance")
+        over.grid(False)
+    figure.legend(*over.get_legend_handles_labels(), loc="outside upper right", ncols=len(importances))
     return figure
 
 

@@ -14,12 +14,12 @@ from esc_lib.interpret import (
     fade_others,
     integrated_gradients,
     occlusion,
-    plot_importance,
     sum_windows,
     to_two_dimensions,
 )
 from esc_lib.models.blocks import Network
 from esc_lib.models.cpu import accelerate
+from esc_lib.plots import plot_importance
 from esc_lib.training import class_probabilities
 
 RATE = 1000

@@ -19,12 +19,12 @@ from esc_lib.interpret import (
     kernel_response,
     mel_bandwidth,
     mel_frequencies,
-    plot_responses,
     tone_response,
 )
 from esc_lib.interpret.filters import mel
 from esc_lib.models import build_model
 from esc_lib.models.blocks import Network
+from esc_lib.plots import plot_responses
 
 RATE = 16000
 HZ = np.arange(20.0, 8000, 5)

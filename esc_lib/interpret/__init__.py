@@ -8,7 +8,6 @@ from esc_lib.interpret.attribution import (
     fade_others,
     integrated_gradients,
     occlusion,
-    plot_importance,
     sum_windows,
 )
 from esc_lib.interpret.embeddings import embed, to_two_dimensions
@@ -23,7 +22,6 @@ from esc_lib.interpret.filters import (
     kernel_response,
     mel_bandwidth,
     mel_frequencies,
-    plot_responses,
     tone_response,
 )
 from esc_lib.interpret.frontends import FrontEnd, learned_map, list_frontends, load_frontend, save_frontend
@@ -31,6 +29,6 @@ from esc_lib.interpret.frontends import FrontEnd, learned_map, list_frontends, l
 __all__ = [
     "FrontEnd", "alike_groups", "bandwidths", "centre_frequencies", "dead_filters", "ear_bandwidth", "embed",
     "fade_others", "filter_sound", "first_filters", "integrated_gradients", "kernel_response", "learned_map",
-    "list_frontends", "load_frontend", "mel_bandwidth", "mel_frequencies", "occlusion", "plot_importance",
-    "plot_responses", "save_frontend", "sum_windows", "to_two_dimensions", "tone_response",
+    "list_frontends", "load_frontend", "mel_bandwidth", "mel_frequencies", "occlusion", "save_frontend",
+    "sum_windows", "to_two_dimensions", "tone_response",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Which moments of a clip decide: what a prediction loses without them, and how gradients share it out among them."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,9 @@ from esc_lib.arguments import check
 from esc_lib.interpret.filters import check_network
 from esc_lib.models.blocks import Network, lengths_text
 from esc_lib.models.wavemxnet import WaveMxNet
-from esc_lib.plots import STYLE, Waveform, literal
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RAMP = 0.005  # seconds of each fade: a sudden edge would be a click, to which the network responds
 BATCH = 16  # waveforms in the network at the same time
-LINES = ("#56b4e9", "#029e73")  # colours that are seen on white and on a spectrogram
 
 
 @torch.no_grad()
@@ -154,51 +149,3 @@ def _checked(network: Network, waveform: Tensor, target: int, sample_rate: int) 
     check("target", target, int, 0, 10**6)
     check("sample_rate", sample_rate, int, 1, 10**7)
     return waveform
-
-
-def plot_importance(
-    waveform: Waveform, importances: "dict[str, pd.Series[float]]", sample_rate: int, title: str = ""
-) -> "Figure":
-    """How important each moment is, over the waveform and over its spectrogram.
-
-    Args:
-        waveform: `(samples,)`, full scale at 1.0.
-        importances: by name: of `occlusion` or `sum_windows`; each is divided by its largest value.
-        sample_rate: in Hz.
-        title: above the figure.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.mlab import specgram
-
-    check("importances", importances, dict)
-    seconds = len(waveform) / sample_rate
-    # Coarse in time: noise does not compress, and notebooks are committed with their figures.
-    parts = np.array_split(waveform, min(400, len(waveform)))
-    highest, lowest = [part.max() for part in parts], [part.min() for part in parts]
-    powers = np.asarray(specgram(np.pad(waveform, (0, 128)), NFFT=128, Fs=sample_rate, noverlap=0)[0])
-    starts = np.arange(0, powers.shape[1], -(-powers.shape[1] // 120))
-    powers = np.add.reduceat(powers, starts, axis=1)
-    levels = 10 * np.log10(np.maximum(powers / max(powers.max(), 1e-12), 1e-8))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.6))
-        figure.suptitle(literal(title))
-        above, below = figure.subplots(2, 1, sharex=True)
-        above.fill_between(np.linspace(0, seconds, len(parts)), lowest, highest, color="#b0b0b0")
-        peak = max(np.abs(waveform).max(), 1e-6)
-        above.set(ylabel="waveform", ylim=(-1.05 * peak, 1.05 * peak))
-        below.imshow(
-            levels, origin="lower", aspect="auto", vmin=-80, interpolation="nearest",
-            extent=(0, seconds, 0, sample_rate / 2000), cmap=matplotlib.colormaps["magma"].resampled(32),
-        )  # fmt: skip
-        below.set(xlabel="time (s)", ylabel="frequency (kHz)", xlim=(0, seconds))
-        for axes in (above, below):
-            axes.grid(False)
-            over = axes.twinx()
-            for (name, importance), colour in zip(importances.items(), LINES, strict=False):
-                values = importance / max(importance.max(), 1e-12)
-                over.step(values.index, values, where="mid", color=colour, linewidth=1.6, label=literal(name))
-            over.set(ylim=(-1.05, 1.05), yticks=(-1, 0, 1), ylabel="importance")
-            over.grid(False)
-        figure.legend(*over.get_legend_handles_labels(), loc="outside upper right", ncols=len(importances))
-    return figure

@@ -5,7 +5,7 @@ whole front-end with its norms, ReLUs and pooling (`tone_response`). The latter 
 activation; what is measured here is the size of a response, whatever its sign.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,9 @@ from torch import nn
 from esc_lib.arguments import check
 from esc_lib.interpret.frontends import front_end_layers, learned_map
 from esc_lib.models.blocks import Network
-from esc_lib.plots import STYLE, literal
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.floating[Any]]
 TONES_PER_BATCH = 8
-COLUMNS = 40  # of a figure's map: more are too fine to see, and a file of noise is large
-TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 
 
 def mel(frequencies: Floats) -> Floats:
@@ -222,44 +216,3 @@ def _check_response(response: Floats, frequencies: Floats) -> Floats:
     if response.ndim != 2 or response.shape[1:] != shape:
         raise ValueError(f"response has the shape {response.shape}: expected (filters, frequencies), with {shape}")
     return response
-
-
-# Figure ---------------------------------------------------------------------------------------------------------------
-
-
-def plot_responses(responses: dict[str, Floats], frequencies: Floats, title: str = "", floor: float = -20) -> "Figure":
-    """Responses of filters, sorted by centre frequency, over the mel scale; one map each, side by side.
-
-    Of more than 40 filters, every second or third and so on of the sorted ones is drawn.
-
-    Args:
-        responses: by name, each `(filters, n)`.
-        frequencies: `(n,)`, in Hz, at equal distances on the mel scale (`mel_frequencies`).
-        title: above all maps.
-        floor: what is black, in dB below each filter's own peak.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    check("responses", responses, dict)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1 + 2.5 * len(responses), 2.8), layout="constrained")
-        figure.suptitle(literal(title))
-        grid = figure.subplots(1, len(responses), sharey=True, squeeze=False)[0]
-        for axes, (name, response) in zip(grid, responses.items(), strict=True):
-            n, every = len(response), -(-len(response) // COLUMNS)
-            order = centre_frequencies(response, frequencies).argsort(kind="stable")[::every]
-            size = np.abs(response[order])
-            levels = 20 * np.log10(np.maximum(size / np.maximum(size.max(axis=1, keepdims=True), 1e-12), 1e-6))
-            image = axes.imshow(
-                levels.T, origin="lower", aspect="auto", vmin=floor, vmax=0, interpolation="nearest",
-                extent=(0, n, 0, len(frequencies)), cmap=matplotlib.colormaps["magma"].resampled(10),
-            )  # fmt: skip
-            axes.set(title=literal(name), xlabel="filter")
-            axes.grid(False)
-        ticks = [tick for tick in TICKS if tick <= max(frequencies)]
-        places = np.interp(ticks, frequencies, np.arange(len(frequencies)) + 0.5)
-        grid[0].set_yticks(places, [f"{tick / 1000:g}" for tick in ticks])
-        grid[0].set_ylabel("frequency (kHz)")
-        figure.colorbar(image, ax=list(grid), label="response (dB)")
-    return figure
