@@ -8,7 +8,7 @@ from esc_lib.arguments import as_path
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "data" / "results"
 # A small network that comes with the course; it is there with the credits of its training clips.
-PRETRAINED = REPOSITORY / "data" / "pretrained" / "m5-esc10"
+PRETRAINED = REPOSITORY / "data" / "pretrained" / "m11-esc10"
 # The learned first layers of the networks, before and after training.
 FRONTENDS = REPOSITORY / "data" / "frontends"
 
