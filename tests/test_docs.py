@@ -30,7 +30,17 @@ def test_the_readme_is_short_and_names_every_lesson():
     prose = re.sub(r"^<!-- (\w+): .*?<!-- end of \1 -->$", "", text, flags=re.MULTILINE | re.DOTALL)
     assert len(prose.split()) <= 900
     for lesson in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        assert f"](notebooks/{lesson.name})" in text
+        row = f"| ![](docs/pictures/lessons/{lesson.stem}.png) | [{lesson.stem}](notebooks/{lesson.name}): "
+        assert row in text
+
+
+def test_the_pictures_are_there_and_small():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = [ROOT / file for file in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)]
+    drawn = [file for file in (ROOT / "docs" / "pictures").rglob("*.*") if file.suffix in (".png", ".svg")]
+    assert sorted(pictures) == sorted(drawn)
+    assert max(file.stat().st_size for file in pictures) < 200_000 and len(pictures) > 15
+    assert sum(file.stat().st_size for file in pictures) < 700_000
 
 
 def test_commands_of_the_readme_name_files_and_parameters_that_exist():

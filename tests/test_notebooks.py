@@ -101,6 +101,13 @@ def test_every_figure_is_there(executed):
         assert pictures >= calls, cell.source
 
 
+def test_a_training_shows_its_curve_while_it_runs(executed):
+    """A cell that trains, not silently, holds the picture of the learning curve, in its last state."""
+    for cell in code_cells(executed):
+        if "esc_lib.train(" in cell.source and "progress=False" not in cell.source:
+            assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
+
+
 def test_every_lesson_shows_pictures(notebook):
     pictures = [o for cell in code_cells(notebook) for o in cell.outputs if "image/png" in o.get("data", {})]
     assert len(pictures) >= 3

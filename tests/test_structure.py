@@ -27,10 +27,12 @@ REQUIRED = {
 }  # fmt: skip
 EXTRAS = {
     "cluster": {"distributed"},
+    "export": {"onnx", "onnxscript", "onnxruntime"},
     "site": {"sphinx", "docutils", "myst-nb", "sphinx-book-theme"},
+    "browser": {"playwright"},
     "dev": {"ruff", "mypy", "pandas-stubs", "types-requests", "types-tqdm"},
 }
-INSTALLED = [extra for extra in EXTRAS if extra != "site"]  # by `make` and conda; `make site` adds its own
+INSTALLED = sorted(EXTRAS.keys() - {"site", "browser"})  # by `make` and conda; `make site` adds its own
 DISTRIBUTION = {"sklearn": "scikit-learn", "IPython": "ipython"}  # where the import's name is another
 LATE = [
     "torchaudio", "dask", "distributed", "sklearn", "scipy", "joblib", "matplotlib", "IPython", "requests", "captum",
@@ -93,7 +95,7 @@ def test_no_wing_imports_a_later_one(path):
 def test_the_public_face_is_small():
     assert esc_lib.__all__ == sorted(esc_lib.__all__) and set(esc_lib.__all__) == {
         "prepare", "load_clips", "build_model", "recipe", "train", "evaluate", "cross_validate", "predict", "load_run",
-        "calibrate", "fetch_run",
+        "calibrate", "export", "fetch_run",
     }  # fmt: skip
     for name in WINGS[WINGS.index("data") :]:
         package = importlib.import_module(f"esc_lib.{name}")

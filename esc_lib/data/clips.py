@@ -37,7 +37,9 @@ class Clips:
 
     Attributes:
         samples: 16-bit samples of all clips, end to end.
-        offsets, frames, targets: first sample, number of samples and class of each clip.
+        offsets: first sample of each clip.
+        frames: number of samples of each clip.
+        targets: class of each clip.
         table: a row per clip as in `clips.csv`; its `offset` and `frames` are the untrimmed clip's.
         dataset: the set's name.
         classes: class names; a target is an index into them.

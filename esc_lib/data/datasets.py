@@ -61,7 +61,9 @@ class Dataset:
         licence: of the recordings.
         max_bytes: upper limit for the extracted set, with room for other formats; larger archives are rejected.
         url: official download; empty for the set that is generated here.
-        size, sha256, md5: of the download, size in bytes; None where unknown.
+        size: of the download, in bytes; None where unknown.
+        sha256: of the download; None where unknown.
+        md5: of the download; None where unknown.
     """
 
     name: str

@@ -150,7 +150,7 @@ def cross_validate(
 
     Finished runs are not repeated, and stopped ones resume. Of a set that was prepared as a subset, only the folds that
     it holds are used. Jobs, one for each fold and seed, run through joblib: on this machine, or on a cluster if there
-    is a dask client (`pip install --editable '.[cluster]'`):
+    is a dask client (`pip install --editable '.[cluster]'`)::
 
         with Client("tcp://head:8786"), joblib.parallel_config("dask"):
             found = cross_validate(recipe("envnet", "esc10"))

@@ -23,7 +23,8 @@ class FrontEnd:
     Attributes:
         config: the settings of the training.
         accuracy: on its evaluation folds after the last epoch; None if there were none.
-        before, after: networks in eval mode with the front-end's weights before the first and after the last epoch.
+        before: network in eval mode with the front-end's weights before the first epoch.
+        after: the same with those after the last epoch.
             Their classifiers have no weights: only `learned_map` and the front-end's layers can be computed.
     """
 

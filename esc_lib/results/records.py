@@ -86,7 +86,7 @@ def overview(dataset: str = "esc10") -> pd.DataFrame:
             (
                 network,
                 f"{parameters / 1e6:.1f} M",
-                f"{best[dataset]:.1f} ({best['training']})" if best is not None else "",
+                f"{best[dataset]:.1f}" if best is not None else "",
                 *(_measured(own) if own else [""] * 4),
             )
         )

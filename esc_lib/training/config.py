@@ -26,8 +26,9 @@ class TrainConfig:
         dataset: the set's name, as `prepare` takes it.
         sample_rate: of the prepared set, in Hz.
         crop_samples: length of the network's input, in samples.
-        train_folds, eval_folds: folds to train on and to test on; they may not overlap. Without an evaluation fold
-            nothing is tested: a network to be used, not to be reported on.
+        train_folds: folds to train on.
+        eval_folds: folds to test on; they may not overlap with `train_folds`. Without one nothing is tested: a network
+            to be used, not to be reported on.
         validation_folds: folds that are neither trained nor tested on, and choose the epoch that is the run's result;
             without them it is the last epoch.
         epochs: how often every training clip is shown.
@@ -61,8 +62,9 @@ class TrainConfig:
         seed: of parameters, order, crops and dropout.
         eval_every: epochs between two tests while it trains, each with a checkpoint; the last epoch always has both.
         keep_n: how many of the checkpoints that did best in these tests are kept; the last is kept in any case.
-        classes, source_sha256: of a set of your own, its classes, and the hash of the recordings and folds that
-            `prepare` found: the run is of these alone. Empty for a published set.
+        classes: of a set of your own; empty for a published set.
+        source_sha256: of a set of your own, the hash of the recordings and folds that `prepare` found: the run is of
+            these alone. Empty for a published set.
 
     Raises:
         ValueError: a value that no run can have, by name.

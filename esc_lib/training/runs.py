@@ -88,7 +88,7 @@ class Run:
 
     @property
     def result_checkpoint(self) -> str:
-        """Which checkpoint is the run's result: "best" if validation folds chose it, else "last"."""
+        """The checkpoint that is the run's result, "best" if validation folds chose it, else "last"."""
         return "best" if self.config.validation_folds else "last"
 
     def checkpoint(self, name: str = "result") -> dict[str, Any]:
