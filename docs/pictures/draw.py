@@ -80,7 +80,8 @@ def speed() -> None:
     for i, (machine, colour) in enumerate(zip(machines, COLOURS, strict=False)):
         times = {row["architecture"]: times_as_fast(row) for row in machine["rows"]}
         rows = [k + 0.4 * i for k, name in enumerate(names) if name in times]
-        label = f"{machine['device'].split(' Processor')[0]}, {machine['threads']} threads"
+        precision = machine["rows"][0]["precision"]
+        label = f"{machine['device'].split(' Processor')[0]}, {machine['threads']} threads, {precision}"
         axes.barh(rows, [times[name] for name in names if name in times], 0.38, color=colour, label=label)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks([k + 0.2 for k in range(len(names))], names)
