@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from esc_lib.evaluation import wilson_interval
 from esc_lib.notebooks import printable
-from esc_lib.paths import REPOSITORY
+from esc_lib.paths import REPOSITORY, RESULTS
 from esc_lib.results.comparisons import landscape, learned_filters_gain
 from esc_lib.results.records import measured_results, overview, speed_board
 
@@ -28,6 +29,16 @@ def gain_table() -> pd.DataFrame:
     return _shown(learned_filters_gain(), "log-mel", "learned", "gain")
 
 
+def eight_bits_table() -> pd.DataFrame:
+    """What half precision and eight bits cost (`esc_lib.results.quantized`), as it is shown."""
+    table = pd.read_csv(RESULTS / "quantized.csv")
+    intervals = [wilson_interval(*counts) for counts in table[["correct", "clips"]].to_numpy().tolist()]
+    table["accuracy"] = (100 * table["correct"] / table["clips"]).map("{:.1f}".format)
+    table["95 %"] = [f"{100 * low:.1f} to {100 * high:.1f}" for low, high in intervals]
+    table["MB"] = (table["bytes"] / 1e6).map("{:.1f}".format)
+    return table.drop(columns=["folds", "bytes"])
+
+
 def _shown(table: pd.DataFrame, *percentages: str) -> pd.DataFrame:
     """With one decimal, and the interval in one column, where there is one."""
     shown = table.assign(**{name: table[name].map("{:.1f}".format) for name in (*percentages, "low", "high")})
@@ -44,6 +55,7 @@ TABLES: dict[tuple[str, str], Callable[[], pd.DataFrame]] = {
     ("docs/results.md", "landscape-esc10"): partial(landscape_table, "esc10"),
     ("docs/results.md", "landscape-esc50"): partial(landscape_table, "esc50"),
     ("docs/results.md", "gain"): gain_table,
+    ("docs/results.md", "eight-bits"): eight_bits_table,
 }
 TAG = "results"  # of cells that show records, and run without any other cell
 # What Markdown, HTML or MathJax would take for markup; inside a word `_` is none, and a bracket alone makes no link.
