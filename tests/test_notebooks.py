@@ -292,7 +292,7 @@ def test_defaults_are_the_quick_recipe(name, architecture):
     parameters = inspect_notebook(str(FOLDER / f"{name}.ipynb"))
     values = {k: yaml.safe_load(of["default"].replace("True", "true")) for k, of in parameters.items()}
     assert values["eval_folds"] == values["train_folds"] == []
-    quick = recipe(architecture, values["dataset"]).to_dict()
+    quick = recipe(architecture, values["dataset"], precision="auto").to_dict()
     settings = settings_of(values, architecture)
     if architecture == "wavemsnet_logmel":
         settings.pop("eval_every")
