@@ -10,7 +10,7 @@ from esc_lib.interpret import FrontEnd, learned_map, list_frontends, load_fronte
 from esc_lib.interpret.frontends import front_end_layers
 from esc_lib.models import ARCHITECTURES
 from esc_lib.models.blocks import Network
-from esc_lib.paths import FRONTENDS, PRETRAINED
+from esc_lib.paths import FRONTENDS
 
 
 class Front(TinyNet, Network):
@@ -118,9 +118,9 @@ def test_the_committed_files_are_small_and_were_tested_on_other_folds(name):
     assert not found.config.start_from, "the path of a folder"
 
 
-def test_envnets_front_end_is_there():
-    """Lesson 12 is about it."""
-    assert "envnet" in list_frontends() and PRETRAINED.is_dir()
+def test_the_front_end_of_every_network_that_learns_one_is_there():
+    """Lesson 12 shows them all; WaveMsNet with log-mel has phase 1's."""
+    assert set(list_frontends()) == {name for name in ARCHITECTURES if "logmel" not in name}
 
 
 def test_the_command_writes_a_file(run, tmp_path, monkeypatch, capsys):
