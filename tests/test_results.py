@@ -14,7 +14,7 @@ from esc_lib.paths import RESULTS
 from esc_lib.results import landscape, learned_filters_gain
 from esc_lib.results.comparisons import LEARNED
 from esc_lib.results.records import load_record, overview, speed_board
-from esc_lib.results.tables import BEGIN, END, TABLES, TAG, execute_tagged, markdown, with_table
+from esc_lib.results.tables import BEGIN, END, TABLES, TAG, execute_tagged, markdown, tried_table, with_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +47,26 @@ def test_the_overview_has_a_row_a_network_and_humans_below():
         found = load_record(record.stem)
         if found.config.one_cycle:
             assert rows.at["m18", "here"] == f"{100 * found.runs['accuracy'].mean():.1f}"
+
+
+def test_the_trials_are_shown_a_row_a_setting_beside_the_fast_recipe_on_the_same_folds(tmp_path, monkeypatch):
+    trials = pd.read_csv(RESULTS / "tuning.csv", keep_default_na=False)
+    table = tried_table().set_index(["network", "setting"])
+    assert table.index.is_unique and sum(len(row.split()) for row in table["accuracy"]) == len(trials)
+    of_m18 = trials.query("network == 'm18'").set_index("validated_on")["accuracy"].sort_index()
+    assert table.at[("m18", "the fast recipe"), "accuracy"].split() == [f"{100 * one:.1f}" for one in of_m18]
+    unmixed = table.loc["m5", "between_class False"]
+    assert (unmixed["validated on"], unmixed["accuracy"], unmixed["mean"]) == ("1 3 5", "75.0 77.5 77.5", "76.7")
+    assert unmixed["fast recipe there"] == table.at[("m5", "the fast recipe"), "mean"]
+    monkeypatch.setattr("esc_lib.results.tables.RESULTS", tmp_path)
+    trials[(trials["network"] != "m5") | trials["between_class"] | (trials["validated_on"] != 3)].to_csv(
+        tmp_path / "tuning.csv", index=False
+    )
+    assert tried_table().set_index(["network", "setting"]).at[("m5", "between_class False"), "mean"] == "76.2"
+    of_recipe = (trials["network"] == "m5") & trials["between_class"] & trials["strong_augmentation"]
+    trials[~(of_recipe & (trials["validated_on"] == 3))].to_csv(tmp_path / "tuning.csv", index=False)
+    table = tried_table().set_index(["network", "setting"])
+    assert table.at[("m5", "between_class False"), "fast recipe there"] == ""  # not the mean of two of three folds
 
 
 @pytest.mark.parametrize(("dataset", "chance", "humans"), [("esc10", 10, [95.7]), ("esc50", 2, [81.3])])

@@ -1,10 +1,10 @@
 """The tables of measured results in the README and in the lessons, made from the records: `make results`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from copy import deepcopy
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -13,6 +13,7 @@ from esc_lib.notebooks import printable
 from esc_lib.paths import REPOSITORY, RESULTS
 from esc_lib.results.comparisons import landscape, learned_filters_gain
 from esc_lib.results.records import measured_results, overview, speed_board
+from esc_lib.training.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -39,6 +40,38 @@ def eight_bits_table() -> pd.DataFrame:
     return table.drop(columns=["folds", "bytes"])
 
 
+def tried_table() -> pd.DataFrame:
+    """The trials on validation folds (`data/results/tuning.csv`), a row a setting, beside the fast recipe's there."""
+    trials = pd.read_csv(RESULTS / "tuning.csv", keep_default_na=False).sort_values("validated_on", kind="stable")
+    trials["setting"] = [_difference(trial) for trial in trials.to_dict("records")]
+    trials["accuracy"] *= 100
+    of_recipe = trials[trials["setting"] == ""].set_index(["network", "validated_on"])["accuracy"]
+    trials["recipe"] = of_recipe.reindex(pd.MultiIndex.from_frame(trials[["network", "validated_on"]])).to_list()
+    groups = trials.groupby([pd.Categorical(trials["network"], list(RECIPES)), "setting"], observed=True)
+    table = groups.agg({"validated_on": list, "accuracy": list, "recipe": _mean_of_all, "loss": "mean"})
+    table["mean"], table["processor minutes"] = groups["accuracy"].mean(), groups["processor_minutes"].mean()
+    shown = pd.DataFrame(index=table.index)
+    shown["validated on"] = [" ".join(map(str, folds)) for folds in table["validated_on"]]
+    shown["accuracy"] = [" ".join(map("{:.1f}".format, values)) for values in table["accuracy"]]
+    for name, decimals in {"mean": 1, "recipe": 1, "loss": 2, "processor minutes": 1}.items():
+        shown[name] = table[name].map(f"{{:.{decimals}f}}".format).where(table[name].notna(), "")
+    shown = shown.rename(columns={"recipe": "fast recipe there"}).rename_axis(["network", "setting"]).reset_index()
+    shown["setting"] = shown["setting"].replace("", "the fast recipe")
+    return shown
+
+
+def _mean_of_all(values: "pd.Series[float]") -> float:
+    """The mean; NaN if one value is missing."""
+    return float(values.mean(skipna=False))
+
+
+def _difference(trial: dict[Hashable, Any]) -> str:
+    """In what a trial's settings differ from the fast recipe; "" if in nothing."""
+    fast = recipe(trial["network"], "esc10", kind="fast").to_dict()
+    changed = [f"{name} {value}" for name, value in trial.items() if fast.get(str(name), value) != value]
+    return "; ".join(changed + [trial["change"]] * bool(trial["change"]))
+
+
 def _shown(table: pd.DataFrame, *percentages: str) -> pd.DataFrame:
     """With one decimal, and the interval in one column, where there is one."""
     shown = table.assign(**{name: table[name].map("{:.1f}".format) for name in (*percentages, "low", "high")})
@@ -56,6 +89,7 @@ TABLES: dict[tuple[str, str], Callable[[], pd.DataFrame]] = {
     ("docs/results.md", "landscape-esc50"): partial(landscape_table, "esc50"),
     ("docs/results.md", "gain"): gain_table,
     ("docs/results.md", "eight-bits"): eight_bits_table,
+    ("docs/results.md", "tried"): tried_table,
 }
 TAG = "results"  # of cells that show records, and run without any other cell
 # What Markdown, HTML or MathJax would take for markup; inside a word `_` is none, and a bracket alone makes no link.
