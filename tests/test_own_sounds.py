@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import shutil
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -157,6 +158,17 @@ def test_an_accent_counts_the_same_however_it_is_written(tmp_path):
 def test_hundreds_of_classes_are_no_problem(tmp_path):
     table = read(write_folder(tmp_path, [f"class {i}" for i in range(300)], 2))
     assert table["category"].nunique() == 300 and (table.groupby("category")["fold"].nunique() == 2).all()
+
+
+def test_a_refused_set_leaves_no_threads_behind(tmp_path):
+    """A thread pool that waits for the garbage collector may be ended by one of its own threads, and never is."""
+    source = write_folder(tmp_path / "sounds", clips=3)
+    shutil.copy(source / "dog" / "0.wav", source / "dog" / "copy.wav")
+    before = set(threading.enumerate())
+    with pytest.raises(ValueError, match="are the same sound") as kept:  # with the frames in which it was raised
+        prepare("refused", RATE, source=source, data_dir=tmp_path)
+    left = [thread.name for thread in set(threading.enumerate()) - before if thread.name != "tqdm_monitor"]
+    assert kept.tb is not None and left == []
 
 
 BAD_FOLDERS = {

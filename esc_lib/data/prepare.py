@@ -185,8 +185,10 @@ def _hash_recordings(spec: Dataset, table: pd.DataFrame, root: Path) -> str:
 def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, metadata: dict[str, Any]) -> None:
     """Writes the prepared folder; an older one is replaced only once the new one is complete."""
     rate = metadata["sample_rate"]
-    with atomic_folder(folder, replace=True) as making:
-        clips = _map_ahead(lambda file: read_int16(root / file, rate, spec.seconds), table["file"])
+    # The pool ends here, in this thread, whatever stops the packing. Were it the generator's, a refusal would leave its
+    # end to the garbage collector, which may run in one of the pool's own threads, inside soundfile's lock: a deadlock.
+    with atomic_folder(folder, replace=True) as making, ThreadPoolExecutor(os.cpu_count()) as pool:
+        clips = _map_ahead(pool, lambda file: read_int16(root / file, rate, spec.seconds), table["file"])
         clips = distinct_sounds(clips, table["file"]) if is_own(spec.name) else clips
         progress = progress_bar(clips, desc=f"{spec.title} at {rate} Hz", total=len(table), unit="clip")
         frames = _write_end_to_end(making / "clips.npy", progress)
@@ -196,16 +198,17 @@ def _pack(spec: Dataset, table: pd.DataFrame, root: Path, folder: Path, metadata
         (making / "dataset.json").write_text(json.dumps(metadata, indent=4), encoding="utf-8")
 
 
-def _map_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 64) -> Iterator[Result]:
+def _map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 64
+) -> Iterator[Result]:
     """`map` on every core (decoding and resampling release Python's lock), at most `ahead` results early."""
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > ahead:
             yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _write_end_to_end(path: Path, clips: Iterable[Samples]) -> list[int]:
