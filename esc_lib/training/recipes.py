@@ -21,7 +21,7 @@ def recipe(
 
     The fast ones are ours, for a good result in minutes on a processor: the network's own crops, strong augmentation,
     batches of 64, and a learning rate that rises and falls once in 100 epochs; and between-class learning, except for
-    EnvNet, which is the better without it in so few epochs. Those of EnvNet, M11, M18 and ACDNet were tried on
+    EnvNet, which did better without it on a validation fold. Those of EnvNet, M11, M18 and ACDNet were tried on
     validation folds of ESC-10 (`data/results/tuning.csv`, with a few trials of M5 too, which changed nothing yet). The
     others are taken from them: M-nets from M18, the rest from ACDNet with half its learning rate; and so it is on the
     other sets.
