@@ -142,8 +142,8 @@ def test_files_of_every_kind_are_cut_and_averaged_as_by_predict(live, recordings
 
 
 def test_five_recordings_in_the_microphone_are_answered_as_by_predict(live, recordings, tmp_path):
-    """The microphone plays them one after the other. Each window is found in what is played, and answered again."""
-    sounds = np.concatenate([soundfile.read(path)[0] for path in recordings.values()])
+    """The microphone plays each twice, one after the other. A window is found in what is played, and answered again."""
+    sounds = np.concatenate([np.tile(soundfile.read(path)[0], 2) for path in recordings.values()])
     soundfile.write(tmp_path / "all.wav", sounds, SAMPLE_RATE)
     page = live(*FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={tmp_path / 'all.wav'}")
     page.evaluate(
@@ -157,16 +157,16 @@ def test_five_recordings_in_the_microphone_are_answered_as_by_predict(live, reco
     length, rate = RUN.config.crop_samples, RUN.config.sample_rate
     played = np.tile(read_int16(tmp_path / "all.wav", rate, 60) / np.float32(32768), 2)  # it is played in a loop
     compared = set()
-    for _ in range(15):
+    for _ in range(40):  # a busy machine has many windows with gaps
         page.wait_for_timeout(7_000)
         for window, probabilities in json.loads(page.evaluate("JSON.stringify(answers.splice(0))")):
             start, heard, likeness = find(np.array(window, np.float32), played)
             # Others reach from one recording into the next, or have gaps: before the microphone, or on a busy machine.
-            if start % (5 * rate) + length < 5 * rate and likeness > 0.999:
+            if start % (10 * rate) + length < 10 * rate and likeness > 0.999:
                 expected = of_window(heard)
                 np.testing.assert_allclose(probabilities, expected, atol=WITHIN)
                 assert np.argmax(probabilities) == expected.argmax()
-                compared.add(FIVE[start // (5 * rate) % 5])
+                compared.add(FIVE[start // (10 * rate) % 5])
         if compared == set(FIVE):
             break
     assert compared == set(FIVE), "the windows are not what is played"
@@ -179,16 +179,17 @@ def find(window, played):
     """Where a window starts in what is played, what is played there, and how well the two correlate.
 
     The microphone does not start with a sample of the network's rate, so what is played is moved by a fraction of one.
+    Sixteenths would be too coarse: noise such as a sneeze would be alike to 0.9992 only, with these steps 0.9999.
     """
     size, length = 1 << (len(played) + len(window)).bit_length(), len(window)
     cross = np.fft.irfft(np.fft.rfft(played, size) * np.conj(np.fft.rfft(window, size)))[: len(played) - length]
     energy = np.concatenate([[0.0], np.cumsum(np.square(played, dtype=np.float64))])
     start = int((cross / np.sqrt(energy[length:-1] - energy[: -1 - length] + 1e-9)).argmax())
-    spectrum = np.fft.rfft(played[start : start + length])
-    delay = np.exp(2j * np.pi * np.fft.rfftfreq(length))
-    moved = [np.fft.irfft(spectrum * delay**part).astype(np.float32) for part in np.linspace(-0.5, 0.5, 17)]
-    likeness = [float(np.corrcoef(window, other)[0, 1]) for other in moved]
-    return start, moved[int(np.argmax(likeness))], max(likeness)
+    spectrum, delay = np.fft.rfft(played[start : start + length]), 2j * np.pi * np.fft.rfftfreq(length)
+    both, parts = spectrum * np.fft.rfft(window).conj(), np.linspace(-0.5, 0.5, 129)
+    part = max(parts, key=lambda part: (both * np.exp(delay * part)).real.sum())
+    moved = np.fft.irfft(spectrum * np.exp(delay * part)).astype(np.float32)
+    return start, moved, float(np.corrcoef(window, moved)[0, 1])
 
 
 def of_window(window):
