@@ -9,7 +9,15 @@ import torch
 from sound_files import make_clips, noise
 
 from esc_lib.data.clips import trim_silence
-from esc_lib.training.augment import cut, even_crops, random_crops, random_gains, random_scales
+from esc_lib.training.augment import (
+    cut,
+    equalize,
+    even_crops,
+    random_crops,
+    random_gains,
+    random_scales,
+    random_sliders,
+)
 
 
 def loud(length):
@@ -307,3 +315,45 @@ def test_without_padding_even_crops_go_from_the_first_sample_to_the_last(frames,
 def test_without_padding_a_single_even_crop_is_the_middle_one():
     clips, index = among_loud_ones(ramp(1000))
     assert even_crops(clips, index, 100, 1, pad=False)[0, 0, 0].item() * 32768 == 451
+
+
+# The equaliser -------------------------------------------------------------------------------------------------------
+
+SLIDERS = torch.tensor([[3.0, -6.0, 9.0, 0.0, -12.0, 6.0, -3.0]])  # at 62.5, 125, 250, 500, 1000, 2000 and 4000 Hz
+
+
+@pytest.mark.parametrize(
+    ("hertz", "decibels"),
+    [(20, 3), (62.5, 3), (125, -6), (250, 9), (1000, -12), (4000, -3), (1000 * 2**0.5, -3), (2000 * 2**0.25, 3.75)],
+)
+def test_a_tone_gets_the_gain_of_its_sliders(hertz, decibels):
+    tone = torch.sin(2 * torch.pi * hertz * torch.arange(24000) / 12000)[None, None]
+    middle = slice(6000, 18000)  # the tone's ends hold other frequencies
+    louder = equalize(tone, SLIDERS, 12000)[..., middle].square().mean() / tone[..., middle].square().mean()
+    assert 10 * louder.log10() == pytest.approx(decibels, abs=0.05)
+
+
+def test_each_waveform_has_sliders_of_its_own_and_flat_ones_change_nothing():
+    x = torch.randn(3, 1, 1001, generator=torch.Generator().manual_seed(0))
+    sliders = torch.cat([torch.zeros(1, 7), torch.full((1, 7), 20.0), SLIDERS])
+    equalized = equalize(x, sliders, 8000)
+    torch.testing.assert_close(equalized[:2], x[:2] * torch.tensor([1.0, 10.0])[:, None, None], rtol=0, atol=2e-5)
+    torch.testing.assert_close(equalized[2:], equalize(x[2:], SLIDERS, 8000))
+
+
+def test_an_equalized_click_stays_where_it_is_and_does_not_come_back_at_the_other_end():
+    click = torch.zeros(1, 1, 4000)
+    click[..., 3990] = 1
+    equalized = equalize(click, SLIDERS, 8000)[0, 0]
+    assert equalized.abs().argmax() == 3990
+    assert equalized[:2000].abs().max() < 1e-3 * equalized.abs().max()
+
+
+@pytest.mark.parametrize(("rate", "count"), [(100, 2), (8000, 7), (16000, 8), (20000, 9), (44100, 10)])
+def test_sliders_are_normal_and_reach_half_the_rate(rate, count):
+    sliders = random_sliders(4000, 6, rate, torch.Generator().manual_seed(0))
+    assert sliders.shape == (4000, count) and 62.5 * 2 ** (count - 1) >= rate / 2
+    share = (sliders.abs() < 6).double().mean(dim=0)
+    np.testing.assert_allclose(share, 0.6827, atol=0.03)  # of a normal distribution, within one standard deviation
+    np.testing.assert_allclose(np.corrcoef(sliders.T.numpy()), np.eye(count), atol=0.06)
+    assert equalize(torch.ones(1, 1, 50), sliders[:1], rate).isfinite().all()

@@ -58,6 +58,7 @@ MODES = [
     dict(between_class=True, strong_augmentation=True),
     dict(min_peak=0.01, pad=False),
     dict(between_class=True, strong_augmentation=True, min_peak=0.01, pad=False),
+    dict(between_class=True, strong_augmentation=True, equalizer=6.0),
 ]
 
 
@@ -191,6 +192,31 @@ def test_the_two_clips_of_a_mixture_are_stretched_independently():
     assert (longer.min(axis=1) >= 0.79).all() and (longer.max(axis=1) <= 1.26).all()
     assert (longer.min(axis=1) < 0.82).all() and (longer.max(axis=1) > 1.22).all()
     assert abs(np.corrcoef(longer)[0, 1]) < 0.15
+
+
+# The equaliser ---------------------------------------------------------------------------------------------------
+
+
+SECONDS = np.arange(8000) / 8000
+
+
+@pytest.mark.parametrize("equalizer", [0.0, 6.0])
+def test_each_example_goes_through_an_equaliser_of_its_own(equalizer):
+    tones = sum(8000 * np.sin(2 * np.pi * hertz * SECONDS) for hertz in (250, 1000))  # two octaves apart
+    x, _ = together(epoch_of(make_clips([tones] * 1000), equalizer=equalizer, pad=False, crop_samples=8000))
+    gains = decibels_of(torch.fft.rfft(x).abs()[:, [250, 1000]] / (8000 / 32768 * 4000))
+    assert abs(gains.mean(axis=0)).max() < 0.6
+    np.testing.assert_allclose(gains.std(axis=0), equalizer, atol=0.5)
+    assert equalizer == 0 or abs(np.corrcoef(gains.T)[0, 1]) < 0.1
+
+
+def test_a_mixture_goes_through_one_equaliser_after_mixing():
+    sine, cosine = (8000 * wave(2 * np.pi * 1000 * SECONDS) for wave in (np.sin, np.cos))
+    mode = dict(between_class=True, equalizer=6.0, pad=False, crop_samples=8000, batch_size=250)
+    x, label = together(epoch_of(two_classes(sine, cosine, 500), **mode))
+    bins = torch.fft.rfft(x)[:, 1000] / (8000 / 32768 * 4000)
+    assert decibels_of(bins.abs()).std() == pytest.approx(6, abs=0.5)  # the energy of a mixture is that of one sound
+    torch.testing.assert_close(bins.imag.abs() * label[:, 1], bins.real.abs() * label[:, 0], rtol=0.01, atol=0.01)
 
 
 # Quiet crops -----------------------------------------------------------------------------------------------------

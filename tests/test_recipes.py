@@ -237,6 +237,7 @@ WRONG = {
     **dict.fromkeys(["learning_rate", "momentum", "weight_decay", "lr_gamma"], RATES),
     "min_peak": [*RATES, 1.5],
     "one_cycle": [*RATES, 1.0],
+    "equalizer": [*RATES, 61.0],
     **dict.fromkeys(["nesterov", "between_class", "strong_augmentation", "trim_silence", "pad", "compile"], SWITCHES),
     "schedule": [[0.75, 0.5], [80, 100], [1.0], [0.0], [-0.5], ["0.5"], [float("nan")], [True]],
     "optimizer": ["SGD", "rmsprop", "", None, 1, ["sgd"]],

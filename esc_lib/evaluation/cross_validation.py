@@ -32,7 +32,9 @@ from esc_lib.training.train import train
 # joblib's own ways to run jobs; any other is a cluster's.
 LOCAL_BACKENDS = ("LokyBackend", "MultiprocessingBackend", "SequentialBackend", "ThreadingBackend")
 # Settings younger than the first cross-validations: at their defaults they do not change the name of a folder.
-YOUNGER = {"one_cycle": 0.0, "validation_folds": (), "unfreeze_epoch": 0, "classes": (), "source_sha256": ""}
+YOUNGER = {
+    "one_cycle": 0.0, "validation_folds": (), "unfreeze_epoch": 0, "classes": (), "source_sha256": "", "equalizer": 0.0,
+}  # fmt: skip
 RUN_COLUMNS = [
     "fold", "seed", "epoch", "correct", "clips", "accuracy", "best", "minutes", "processor_minutes", "temperature",
 ]  # fmt: skip

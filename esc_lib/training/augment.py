@@ -1,16 +1,19 @@
-"""From clips to a network's input: crops, time stretching and gain, as operations on whole batches, on any device.
+"""From clips to a network's input: crops, stretching, gain, an equaliser, on whole batches and any device.
 
 Source: Y. Tokozume, Y. Ushiku, T. Harada, "Learning from Between-class Examples for Deep Sound Recognition",
-ICLR 2018, and the authors' code.
+ICLR 2018, and the authors' code. The equaliser is ours.
 """
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from esc_lib.arguments import check
 from esc_lib.data.clips import FULL_SCALE, Clips
+
+LOWEST_SLIDER = 62.5  # Hz, of the equaliser
 
 
 def cut(clips: Clips, index: Tensor, start: Tensor, length: int, *, scale: Tensor | None = None) -> Tensor:
@@ -85,6 +88,39 @@ def random_gains(n: int, generator: torch.Generator) -> Tensor:
     """Factors of -6 to 6 dB, uniform in dB: `(n,)` float32."""
     check_generator(generator)
     return 10 ** (6 * (2 * torch.rand(n, generator=generator, device=generator.device) - 1) / 20)
+
+
+def random_sliders(n: int, spread: float, sample_rate: int, generator: torch.Generator) -> Tensor:
+    """Gains of equalisers for `equalize`, each normal with a standard deviation of `spread` dB: `(n, sliders)`."""
+    check_generator(generator)
+    sliders = 1 + max(1, math.ceil(math.log2(sample_rate / 2 / LOWEST_SLIDER)))
+    return spread * torch.randn(n, sliders, generator=generator, device=generator.device)
+
+
+def equalize(x: Tensor, sliders: Tensor, sample_rate: int) -> Tensor:
+    """Filters each waveform as a graphic equaliser does, whose sliders are an octave apart: 62.5 Hz, 125 Hz and so on.
+
+    Between two sliders the gain in dB is linear in the logarithm of the frequency; below the first it is the first's.
+    Phases stay as they are.
+
+    Args:
+        x: the waveforms.
+        sliders: gains in dB.
+        sample_rate: Hz.
+
+    Shape:
+        x: `(batch, 1, T)`; sliders: `(batch, n)`, from 62.5 Hz to half the sample rate or above -> `(batch, 1, T)`
+    """
+    check("sliders", sliders, Tensor)
+    check("sample_rate", sample_rate, int, 100, 10**6)
+    size = x.shape[2] + sample_rate // 16  # the end shall not ring on into the start
+    size += -size % 1024  # a length that is quickly transformed
+    frequency = torch.fft.rfftfreq(size, 1 / sample_rate, device=x.device)
+    position = (frequency / LOWEST_SLIDER).clamp(min=1).log2()
+    before = position.long().clamp(max=sliders.shape[1] - 2)
+    decibels = torch.lerp(sliders[:, before], sliders[:, before + 1], position - before)  # (B, frequencies)
+    spectrum = torch.fft.rfft(F.pad(x, (0, size - x.shape[2])))
+    return torch.fft.irfft(spectrum * 10 ** (decibels[:, None] / 20), size)[..., : x.shape[2]]
 
 
 def random_crops(

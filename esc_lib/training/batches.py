@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from esc_lib.arguments import check
 from esc_lib.data.clips import Clips, load_clips, trim_silence
 from esc_lib.models.blocks import Network
-from esc_lib.training.augment import check_generator, random_crops, random_gains, random_scales
+from esc_lib.training.augment import (
+    check_generator,
+    equalize,
+    random_crops,
+    random_gains,
+    random_scales,
+    random_sliders,
+)
 from esc_lib.training.config import TrainConfig
 from esc_lib.training.loss import batch_loss
 from esc_lib.training.mixing import mix, mixed_labels, random_pairs
@@ -64,7 +71,8 @@ def batches(config: TrainConfig, clips: Clips, generator: torch.Generator) -> It
 
     In standard training every clip is shown once, with its class. In between-class learning every example is a
     mixture of two clips drawn at random, with the ratio of all classes; ratios are uniform. In both, strong
-    augmentation stretches each clip before its crop, and changes the loudness of the finished example.
+    augmentation stretches each clip before its crop, and changes the loudness of the finished example; an equaliser
+    then changes how loud each of its octaves is.
 
     Args:
         config: the settings.
@@ -82,6 +90,9 @@ def batches(config: TrainConfig, clips: Clips, generator: torch.Generator) -> It
     for x, label in examples(config, clips, generator):
         if config.strong_augmentation:
             x = x * random_gains(len(x), generator)[:, None, None]
+        if config.equalizer:
+            sliders = random_sliders(len(x), config.equalizer, config.sample_rate, generator)
+            x = equalize(x, sliders, config.sample_rate)
         yield x, label
 
 

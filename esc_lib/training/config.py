@@ -45,6 +45,8 @@ class TrainConfig:
         weight_decay: L2 penalty on every parameter.
         between_class: whether clips of two classes are mixed and the network predicts the ratio (BC learning).
         strong_augmentation: whether clips are stretched in time by 1.25^u, and the input's gain changes by up to 6 dB.
+        equalizer: standard deviation, in dB, of the sliders of a random graphic equaliser that each training input goes
+            through: another one for each, with a slider for each octave. 0 for none.
         freeze_epoch: from this epoch on only the classifier is trained, and the front-end is frozen; 1 is the first
             epoch, 0 never.
         unfreeze_epoch: from this epoch on, later than `freeze_epoch`, all of it is trained again; 0 never.
@@ -104,6 +106,7 @@ class TrainConfig:
     unfreeze_epoch: int = 0
     classes: tuple[str, ...] = ()
     source_sha256: str = ""
+    equalizer: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (*FOLD_SETTINGS, "schedule", "classes"):
@@ -193,7 +196,7 @@ def _check(config: TrainConfig) -> None:
         )
     for name in ("momentum", "weight_decay", "lr_gamma", "min_peak"):
         check(name, getattr(config, name), float, 0, 1)
-    for name, high in (("learning_rate", 100), ("one_cycle", 0.99)):
+    for name, high in (("learning_rate", 100), ("one_cycle", 0.99), ("equalizer", 60)):
         check(name, getattr(config, name), float, 0, high)
     for name in ("nesterov", "between_class", "strong_augmentation", "trim_silence", "pad", "compile"):
         check(name, getattr(config, name), bool)
