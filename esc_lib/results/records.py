@@ -248,9 +248,11 @@ def _from_record(path: Path, record: dict[str, Any]) -> CrossValidation:
 
 
 def training_name(config: TrainConfig) -> str:
-    """The training scheme in words: "standard" or "between-class", and whether with strong augmentation."""
-    name = "between-class" if config.between_class else "standard"
-    return f"{name}, strong augmentation" if config.strong_augmentation else name
+    """The training scheme in words: "standard" or "between-class", with strong augmentation, with an equaliser."""
+    parts = ["between-class" if config.between_class else "standard"]
+    parts += ["strong augmentation"] if config.strong_augmentation else []
+    parts += ["equaliser"] if config.equalizer else []
+    return ", ".join(parts)
 
 
 def recipe_kind(config: TrainConfig) -> str:

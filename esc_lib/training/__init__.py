@@ -4,7 +4,15 @@
 here works on whole batches, on the device where the clips are.
 """
 
-from esc_lib.training.augment import cut, even_crops, random_crops, random_gains, random_scales
+from esc_lib.training.augment import (
+    cut,
+    equalize,
+    even_crops,
+    random_crops,
+    random_gains,
+    random_scales,
+    random_sliders,
+)
 from esc_lib.training.batches import batches, load_split, training_crops
 from esc_lib.training.checkpoint import RunLockedError
 from esc_lib.training.compute import available_precisions, hardware, pick_device, time_call
@@ -18,7 +26,7 @@ from esc_lib.training.train import TrainingError, train
 
 __all__ = [
     "Run", "RunLockedError", "TrainConfig", "TrainingError", "a_weighting", "available_precisions", "batches",
-    "class_probabilities", "cut", "even_crops", "hardware", "kl_loss", "list_runs", "load_run", "load_split",
-    "loudness", "mix", "mixed_labels", "pick_device", "random_crops", "random_gains", "random_scales", "recipe",
-    "time_call", "train", "training_crops",
+    "class_probabilities", "cut", "equalize", "even_crops", "hardware", "kl_loss", "list_runs", "load_run",
+    "load_split", "loudness", "mix", "mixed_labels", "pick_device", "random_crops", "random_gains", "random_scales",
+    "random_sliders", "recipe", "time_call", "train", "training_crops",
 ]  # fmt: skip

@@ -91,7 +91,14 @@ def random_gains(n: int, generator: torch.Generator) -> Tensor:
 
 
 def random_sliders(n: int, spread: float, sample_rate: int, generator: torch.Generator) -> Tensor:
-    """Gains of equalisers for `equalize`, each normal with a standard deviation of `spread` dB: `(n, sliders)`."""
+    """Random gains of equalisers for `equalize`, independent and normal: `(n, sliders)` float32, in dB.
+
+    Args:
+        n: number of equalisers.
+        spread: standard deviation of every slider, in dB.
+        sample_rate: Hz; the sliders reach up to half of it.
+        generator: source of the gains, on the device where they shall be.
+    """
     check_generator(generator)
     sliders = 1 + max(1, math.ceil(math.log2(sample_rate / 2 / LOWEST_SLIDER)))
     return spread * torch.randn(n, sliders, generator=generator, device=generator.device)
