@@ -11,7 +11,7 @@ from esc_lib.evaluation.evaluate import as_arrays
 from esc_lib.paths import PRETRAINED
 from esc_lib.results.records import load_record
 
-RECORD = "m11-esc10-3bfad7ba"
+RECORD = "m11-esc10-3a5d7e01"
 
 
 def test_it_is_a_finished_run_trained_on_all_folds():

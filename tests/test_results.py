@@ -15,6 +15,7 @@ from esc_lib.results import landscape, learned_filters_gain
 from esc_lib.results.comparisons import LEARNED
 from esc_lib.results.records import load_record, overview, speed_board
 from esc_lib.results.tables import BEGIN, END, TABLES, TAG, execute_tagged, markdown, tried_table, with_table
+from esc_lib.training import recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,7 +33,9 @@ def test_the_speed_board_is_computed_from_whole_cross_validations():
     for row in board.itertuples(index=False):
         network, _, epochs = row.network.removesuffix(" epochs").partition(", ")
         of = [load_record(path.stem) for path in RESULTS.glob(f"{network}-esc10-*.json")]
-        (found,) = [one for one in of if one.config.one_cycle and one.config.epochs == int(epochs)]
+        fast = recipe(network, "esc10", kind="fast", epochs=int(epochs))
+        of = [one for one in of if (one.config.one_cycle, one.config.epochs) == (fast.one_cycle, fast.epochs)]
+        (found,) = [one for one in of if one.config.equalizer == fast.equalizer]
         assert sorted(set(found.runs["fold"])) == [1, 2, 3, 4, 5]
         assert row.accuracy == f"{100 * found.predictions.eval('true == predicted').mean():.1f}"
 
@@ -45,7 +48,7 @@ def test_the_overview_has_a_row_a_network_and_humans_below():
     assert rows.at["humans", "published"] == "95.7" and rows.at["envnet", "published"] == "88.7"
     for record in sorted(RESULTS.glob("m18-esc10-*.json")):
         found = load_record(record.stem)
-        if found.config.one_cycle:
+        if found.config.one_cycle and found.config.equalizer == recipe("m18", "esc10", kind="fast").equalizer:
             assert rows.at["m18", "here"] == f"{100 * found.runs['accuracy'].mean():.1f}"
 
 
@@ -101,15 +104,20 @@ def test_the_landscape_is_made_of_the_published_table_the_records_and_the_others
 def test_the_gain_of_learned_filters_is_of_pairs_with_the_same_settings(monkeypatch):
     monkeypatch.setitem(LEARNED, "m11", "m18")  # two records with the fast recipe stand for such a pair
     monkeypatch.setitem(LEARNED, "m3", "m11")  # and there is none with the same epochs
-    table = learned_filters_gain().query("`log-mel network` == 'm11'")
-    names = [path.stem for name in ("m11", "m18") for path in RESULTS.glob(f"{name}-esc10-*.json")]
-    m11, m18 = (found for found in map(load_record, names) if found.config.one_cycle)
-    accuracy = [100 * found.runs["accuracy"].mean() for found in (m11, m18)]
-    total, *classes = table.to_dict("records")
-    assert [total["log-mel"], total["learned"], total["gain"]] == pytest.approx([*accuracy, accuracy[1] - accuracy[0]])
-    recall = m18.per_class()["recall"] - m11.per_class()["recall"]
-    assert {row["class"]: row["gain"] for row in classes} == pytest.approx((100 * recall[:10]).to_dict())
-    assert all(row["low"] <= row["gain"] <= row["high"] for row in (total, *classes))
+    table = learned_filters_gain().query("`log-mel network` == 'm11'").to_dict("records")
+    names = [path.stem for name in ("m11", "m18") for path in sorted(RESULTS.glob(f"{name}-esc10-*.json"))]
+    fast = [found for found in map(load_record, names) if found.config.one_cycle]
+    pairs = [(a, b) for a in fast for b in fast if a.config.architecture == "m11" and b.config.architecture == "m18"]
+    pairs = [(a, b) for a, b in pairs if a.config.equalizer == b.config.equalizer]
+    assert pairs and len(table) == 11 * len(pairs)
+    for i, (m11, m18) in enumerate(pairs):
+        total, *classes = table[11 * i : 11 * i + 11]
+        accuracy = [100 * found.runs["accuracy"].mean() for found in (m11, m18)]
+        gain = accuracy[1] - accuracy[0]
+        assert [total["log-mel"], total["learned"], total["gain"]] == pytest.approx([*accuracy, gain])
+        recall = m18.per_class()["recall"] - m11.per_class()["recall"]
+        assert {row["class"]: row["gain"] for row in classes} == pytest.approx((100 * recall[:10]).to_dict())
+        assert all(row["low"] <= row["gain"] <= row["high"] for row in (total, *classes))
     assert not learned_filters_gain().eq("m3").any(axis=None)
 
 

@@ -96,9 +96,16 @@ def overview(dataset: str = "esc10") -> pd.DataFrame:
 
 
 def record_of_choice(records: list[CrossValidation], network: str) -> CrossValidation | None:
-    """A network's fast recipe if one of the records is of it, else the one of the most epochs; never the best."""
+    """A network's fast recipe if one of the records is of it, else the one of the most epochs; never the best.
+
+    Of several with the fast recipe, it is the one that differs from it in the fewest settings.
+    """
     own = [one for one in records if one.config.architecture == network and not one.config.validation_folds]
-    return min(own, key=lambda one: (recipe_kind(one.config), -one.config.epochs), default=None)
+
+    def order(one: CrossValidation) -> tuple[Any, ...]:
+        return recipe_kind(one.config), len(changed_settings(one.config)), -one.config.epochs
+
+    return min(own, key=order, default=None)
 
 
 def best_published(network: str, dataset: str) -> pd.Series | None:
@@ -124,12 +131,16 @@ def _measured(found: CrossValidation) -> tuple[str, str, int, str]:
 
 
 def speed_board(dataset: str = "esc10") -> pd.DataFrame:
-    """What processor time buys: a row per record of a fast recipe on all folds, the quickest first (accuracy in %)."""
+    """What processor time buys: a row per record of a fast recipe on all folds, the quickest first (accuracy in %).
+
+    The recipe's number of epochs may be another, and so may the number format.
+    """
     rows = []
     for found in all_records():
         minutes = found.runs["processor_minutes"].sum(skipna=False) / found.runs["seed"].nunique()
         whole = found.config.dataset == dataset and on_all_folds(found)
-        if recipe_kind(found.config) == "fast" and whole and math.isfinite(minutes):
+        as_recipe = recipe_kind(found.config) == "fast" and changed_settings(found.config).keys() <= {"precision"}
+        if as_recipe and whole and math.isfinite(minutes):
             last = read_json(found.path, dict)["sessions"][-1]
             accuracy = f"{100 * found.runs['accuracy'].mean():.1f}"
             network = f"{found.config.architecture}, {found.config.epochs} epochs"
@@ -263,20 +274,27 @@ def recipe_kind(config: TrainConfig) -> str:
     return "fast" if config.one_cycle and config.dataset != "synthetic" else "paper"
 
 
+def changed_settings(config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings that are not those of the network's recipe, but for its epochs: what they are, and the recipe's."""
+    expected = _recipe_of(config).to_dict()
+    own = config.to_dict()
+    return {key: (own[key], expected[key]) for key in own if key not in NOT_COMPARED and own[key] != expected[key]}
+
+
+def _recipe_of(config: TrainConfig) -> TrainConfig:
+    """The recipe that some settings follow, with their training scheme."""
+    scheme: dict[str, Any] = {name: True for name in ("between_class", "strong_augmentation") if getattr(config, name)}
+    dataset = "esc10" if is_own(config.dataset) else config.dataset  # a set of one's own need not be here
+    return recipe(config.architecture, dataset, kind=recipe_kind(config), **scheme)
+
+
 def recipe_diff(found: CrossValidation) -> str:
     """How a cross-validation differs from its network's recipe on the whole set, in words."""
-    config = found.config
-    scheme: dict[str, Any] = {name: True for name in ("between_class", "strong_augmentation") if getattr(config, name)}
-    own = is_own(config.dataset)  # and need not be here: its recipes are ESC-10's
-    dataset = "esc10" if own else config.dataset
-    expected = recipe(config.architecture, dataset, kind=recipe_kind(config), **scheme).to_dict()
-    parts = [f"{config.epochs} epochs, not {expected['epochs']}"] if config.epochs != expected["epochs"] else []
+    config, epochs = found.config, _recipe_of(found.config).epochs
+    own = is_own(config.dataset)
+    parts = [f"{config.epochs} epochs, not {epochs}"] if config.epochs != epochs else []
     parts += [f"starts from {config.start_from}"] if config.start_from else []
-    parts += [
-        f"{key} {value}, not {expected[key]}"
-        for key, value in config.to_dict().items()
-        if key not in NOT_COMPARED and value != expected[key]
-    ]
+    parts += [f"{key} {value}, not {expected}" for key, (value, expected) in changed_settings(config).items()]
     used = {*config.train_folds, *config.eval_folds, *config.validation_folds}
     if not own and used != set(get_dataset(config.dataset).folds):
         parts.append(f"only folds {_listed(sorted(used))}")
