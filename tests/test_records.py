@@ -282,7 +282,8 @@ class TestCommitted:
 
 def test_published_accuracies_appear_beside_the_measured_ones():
     rows = measured_results("m5").set_index("data set")
-    assert rows.loc["urbansound8k", "published"] == "63.4" and rows.loc["esc10", "published"] == ""
+    assert rows.loc["urbansound8k", "published"] == "63.4"
+    assert not rows.loc[["esc10"], "published"].any()  # none for this training scheme, with an equaliser or without
 
 
 def test_every_record_is_in_the_table():
