@@ -147,7 +147,7 @@ def execute_tagged(notebook: "NotebookNode") -> None:
     if cells:
         setup = nbformat.v4.new_code_cell("%matplotlib inline")  # else figures would be stored as their name alone
         alone = nbformat.v4.new_notebook(cells=[setup, *deepcopy(cells)], metadata=notebook.metadata)
-        NotebookClient(alone, record_timing=False).execute()
+        NotebookClient(alone, record_timing=False, coalesce_streams=True).execute()
         for cell, executed in zip(cells, alone.cells[1:], strict=True):
             cell.outputs = executed.outputs
             for output in cell.outputs:
