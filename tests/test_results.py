@@ -186,8 +186,9 @@ def test_the_text_around_the_table_is_kept():
 
 
 def test_only_tagged_cells_are_executed():
+    twice = "print(2, flush=True)\nprint(2, flush=True)\n3"  # two messages of the kernel, one output
     drawn = "from matplotlib.figure import Figure\nfigure = Figure()\nfigure.subplots()\nfigure"
-    cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", "print(2)\n3", "print(4)", drawn)]
+    cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", twice, "print(4)", drawn)]
     cells[3].metadata["tags"] = [TAG]
     cells[1].metadata["tags"] = [TAG]
     cells[1].execution_count = 2
@@ -196,6 +197,6 @@ def test_only_tagged_cells_are_executed():
     assert [len(cell.outputs) for cell in cells] == [0, 2, 0, 1]
     assert "image/png" in cells[3].outputs[0]["data"]
     printed, result = cells[1].outputs
-    assert printed["text"] == "2\n" and result["data"]["text/plain"] == "3" and result["execution_count"] == 2
+    assert printed["text"] == "2\n2\n" and result["data"]["text/plain"] == "3" and result["execution_count"] == 2
     nbformat.validate(notebook)
     assert nbformat.writes(notebook)
