@@ -23,6 +23,8 @@ WHAT_TO_DO = (
     "free space, check that you may write there and that no other program has it open, or choose another folder"
 )
 
+MAX_UNPACKED = 8  # times the size of a compressed file of tensors; a network's weights come nowhere near
+
 
 class WriteError(OSError):
     """A file or folder cannot be written; the message says which, why, and what to do."""
@@ -196,10 +198,20 @@ def refuse_no_file(path: Path) -> None:
         raise OSError("it is no regular file")
 
 
-def serialize(state: dict[str, Any]) -> memoryview:
-    """What torch.save would write; straight into a file it would hide that the disk is full."""
+def serialize(state: dict[str, Any], *, compress: bool = False) -> memoryview:
+    """What torch.save would write; straight into a file it would hide that the disk is full.
+
+    Args:
+        state: tensors, by name.
+        compress: whether the parts of the file, which is a ZIP archive, are compressed; torch.load reads that too.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    if compress:
+        plain, buffer = buffer, io.BytesIO()
+        with zipfile.ZipFile(plain) as parts, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+            for part in parts.infolist():
+                packed.writestr(part.filename, parts.read(part))
     return buffer.getbuffer()
 
 
@@ -207,14 +219,15 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """What torch.save wrote, on the CPU; never anything that could execute code.
 
     Raises:
-        ValueError: the file would call something when it is opened (the message says what), or a bit of it changed.
+        ValueError: the file would call something when it is opened (the message says what), or unpacks to many times
+            its size, or a bit of it changed.
         Exception: the file is damaged, in the words of whatever found it.
     """
     refuse_no_file(path)
     if zipfile.is_zipfile(path):  # it is, unless PyTorch before 1.6 wrote it
         with zipfile.ZipFile(path) as file:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
-                raise ValueError("it is compressed, which PyTorch's files are not")  # and may unpack to any size
+            if sum(part.file_size for part in file.infolist()) > MAX_UNPACKED * path.stat().st_size:
+                raise ValueError(f"it unpacks to more than {MAX_UNPACKED} times its size, which no network does")
             damaged = file.testzip()  # torch.load verifies no checksum
         if damaged:
             raise ValueError(f"its part {damaged} is not what was written")

@@ -198,10 +198,27 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
         read_columns(tmp_path / "pipe", ["a"], remedy="")
 
 
-def test_a_compressed_file_of_tensors_is_not_unpacked(tmp_path):
-    torch.save({"weight": torch.zeros(100_000)}, tmp_path / "state")
-    with zipfile.ZipFile(tmp_path / "state") as file, zipfile.ZipFile(tmp_path / "bomb", "w") as bomb:
-        for name in file.namelist():
-            bomb.writestr(name, file.read(name), zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match="it is compressed"):
+def compressed(file, value):
+    """A file of a tensor as torch.save writes it, then compressed."""
+    torch.save({"weight": value}, file.with_name("state"))
+    with zipfile.ZipFile(file.with_name("state")) as plain, zipfile.ZipFile(file, "w") as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
+
+
+def test_a_compressed_file_of_tensors_is_read_unless_it_unpacks_to_many_times_its_size(tmp_path):
+    weights = torch.randint(-63, 64, (100_000,), dtype=torch.int8, generator=torch.Generator().manual_seed(0))
+    compressed(tmp_path / "weights", weights)
+    assert torch.equal(load_tensors(tmp_path / "weights")["weight"], weights)
+    compressed(tmp_path / "bomb", torch.zeros(100_000))
+    with pytest.raises(ValueError, match="it unpacks to more than 8 times its size"):
         load_tensors(tmp_path / "bomb")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_tensors_are_read_as_they_were_written(tmp_path, compress):
+    weights = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "state").write_bytes(serialize({"weight": weights}, compress=compress))
+    assert torch.equal(load_tensors(tmp_path / "state")["weight"], weights)
+    with zipfile.ZipFile(tmp_path / "state") as file:
+        assert {part.compress_type != zipfile.ZIP_STORED for part in file.infolist()} == {compress}

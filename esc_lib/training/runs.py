@@ -51,6 +51,7 @@ from esc_lib.models import build_model
 from esc_lib.paths import runs_folder
 from esc_lib.plots import plot_curves
 from esc_lib.training.config import TrainConfig
+from esc_lib.training.rounding import check_plain, restore_weights, round_weights
 
 TEMPERATURES = (0.01, 100)  # lowest and highest; `calibrate` looks from 0.05 to 20
 HISTORY_KEYS = ("loss", "acc", "lr", "eval_loss", "eval_acc")
@@ -130,7 +131,7 @@ class Run:
         try:
             if "sha256" in entry and entry["sha256"] != file_hash(file):
                 raise ValueError("it is not what was written; copy it again, or train again")
-            state = load_tensors(file)
+            state = restore_weights(load_tensors(file))
             check_weights(state)
             self.load_weights(model, state)
         except Exception as error:  # the unpickler trips over a damaged file in many ways
@@ -182,7 +183,7 @@ class Run:
             figure = plot_curves(self.history, kind)
             atomic_write(self.path / name, partial(figure.savefig, format="png"))
 
-    def save_checkpoint(self, model: nn.Module, epoch: int, eval_acc: float | None) -> None:
+    def save_checkpoint(self, model: nn.Module, epoch: int, eval_acc: float | None, *, bits: int | None = None) -> None:
         """Keeps the network as it is now, and of all the `keep_n` best; the latest if nothing is tested.
 
         The new file is complete and listed before an old one is deleted.
@@ -191,13 +192,15 @@ class Run:
             model: the network.
             epoch: number of epochs done.
             eval_acc: its accuracy in this epoch's test; None if nothing is tested.
+            bits: for a file of less than a quarter of the size, weights are rounded to so many bits, 4 to 8.
         """
         name = f"epoch-{epoch:04d}"
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        state = state if bits is None else round_weights(state, bits)
         digest = hashlib.sha256()
 
         def write(file: BinaryIO) -> None:
-            content = serialize(state)
+            content = serialize(state, compress=bits is not None)
             digest.update(content)
             file.write(content)
 
@@ -394,9 +397,7 @@ def _refuse(file: Path, found: object) -> NoReturn:
 def check_weights(state: dict[str, Any]) -> None:
     """Raises ValueError, naming the tensor, unless a state dict holds what a network can compute with."""
     for name, value in state.items():
-        plain = isinstance(value, Tensor) and value.layout == torch.strided
-        if not plain or value.nbytes > value.untyped_storage().nbytes():  # repeated values may exceed the memory
-            raise ValueError(f"{name} is no plain tensor")
+        check_plain(name, value)
         counts = str(name).endswith("num_batches_tracked")
         if value.dtype != torch.int64 if counts else not value.is_floating_point():
             raise ValueError(f"{name} is of {value.dtype}")
