@@ -8,9 +8,20 @@ import torch
 import esc_lib
 from esc_lib.data.clips import load_clips
 from esc_lib.results import load_record, quantized
-from esc_lib.results.quantized import COLUMNS, QUANTIZED, FileNetwork, calibration_windows, count, halve, main, quantize
+from esc_lib.results.quantized import (
+    COLUMNS,
+    QUANTIZED,
+    FileNetwork,
+    calibration_windows,
+    count,
+    halve,
+    main,
+    quantize,
+    rounded,
+)
 
 ROWS = pd.read_csv(QUANTIZED)
+FORMATS = ["float32", "float16", "int8", "7 bits"]
 
 
 @pytest.fixture
@@ -39,10 +50,10 @@ def test_every_format_is_tested_as_evaluate_does_and_the_rows_add_up(data_dir, t
     monkeypatch.setattr(quantized, "count", lambda *of: tables.append(count(*of)) or tables[-1])
     main([str(run.path) for run in runs], table)
     rows = pd.read_csv(table)
-    assert rows["record"].tolist() == ["other", *3 * ["tiny-some"]] and tuple(rows.loc[0]) == other
+    assert rows["record"].tolist() == ["other", *4 * ["tiny-some"]] and tuple(rows.loc[0]) == other
     rows = rows[1:].set_index("format")
     assert rows.at["float32", "correct"] == sum(of["correct"] for of in expected) > 20
-    for name in ("float32", "float16", "int8"):
+    for name in FORMATS:
         of_folds = pd.concat(tables).query("format == @name")
         assert (*rows.loc[name, ["folds", "clips", "correct"]],) == (2, 62, of_folds["correct"].sum())
 
@@ -61,6 +72,15 @@ def test_a_file_gives_the_logits_of_its_network(data_dir, tmp_path):
         n: float((FileNetwork(f)(windows.unsqueeze(1)).softmax(dim=1) - expected).abs().max()) for n, f in files.items()
     }
     assert off["plain"] < 1e-5 < off["half"] < 5e-3 and off["half"] < off["int8"] < 0.25, off
+
+
+def test_rounded_weights_are_those_of_a_checkpoint_of_seven_bits(data_dir, tmp_path):
+    run = trained([1, 2], tmp_path)
+    network, size = rounded(run)
+    plain, x = run.model(), torch.randn(8, 1, tiny.LENGTH)
+    run.save_checkpoint(plain, run.config.epochs, None, bits=7)
+    assert (run.path / "epoch-0008/epoch-0008.model").stat().st_size == size
+    assert torch.equal(network(x), run.model()(x)) and not torch.equal(network(x), plain(x))
 
 
 def test_calibration_never_sees_the_tested_fold(data_dir, tmp_path, monkeypatch):
@@ -90,7 +110,7 @@ def test_a_run_that_is_not_finished_is_refused(data_dir, tmp_path):
 def test_the_committed_counts_are_those_of_the_records(record):
     """Up to bfloat16, in which the records were tested: a clip or two are that close."""
     runs, rows = load_record(record).runs, ROWS[ROWS["record"] == record].set_index("format")
-    assert list(rows.index) == ["float32", "float16", "int8"]
+    assert list(rows.index) == FORMATS
     assert rows["folds"].eq(len(runs)).all() and rows["clips"].eq(runs["clips"].sum()).all()
     assert abs(rows.at["float32", "correct"] - runs["correct"].sum()) <= 2
     assert rows["bytes"].is_monotonic_decreasing

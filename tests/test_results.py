@@ -37,7 +37,8 @@ def test_the_speed_board_is_computed_from_whole_cross_validations():
         of = [one for one in of if (one.config.one_cycle, one.config.epochs) == (fast.one_cycle, fast.epochs)]
         (found,) = [one for one in of if one.config.equalizer == fast.equalizer]
         assert sorted(set(found.runs["fold"])) == [1, 2, 3, 4, 5]
-        assert row.accuracy == f"{100 * found.predictions.eval('true == predicted').mean():.1f}"
+        exact = 100 * found.predictions.eval("true == predicted").mean()
+        assert float(row.accuracy) == pytest.approx(exact, abs=0.05 + 1e-9)  # half a digit: 66.75 becomes 66.7 or 66.8
 
 
 def test_the_overview_has_a_row_a_network_and_humans_below():
@@ -103,7 +104,7 @@ def test_the_landscape_is_made_of_the_published_table_the_records_and_the_others
 
 def test_the_gain_of_learned_filters_is_of_pairs_with_the_same_settings(monkeypatch):
     monkeypatch.setitem(LEARNED, "m11", "m18")  # two records with the fast recipe stand for such a pair
-    monkeypatch.setitem(LEARNED, "m3", "m11")  # and there is none with the same epochs
+    monkeypatch.setitem(LEARNED, "acdnet", "m18")  # and there is none with the same optimiser
     table = learned_filters_gain().query("`log-mel network` == 'm11'").to_dict("records")
     names = [path.stem for name in ("m11", "m18") for path in sorted(RESULTS.glob(f"{name}-esc10-*.json"))]
     fast = [found for found in map(load_record, names) if found.config.one_cycle]
@@ -118,7 +119,7 @@ def test_the_gain_of_learned_filters_is_of_pairs_with_the_same_settings(monkeypa
         recall = m18.per_class()["recall"] - m11.per_class()["recall"]
         assert {row["class"]: row["gain"] for row in classes} == pytest.approx((100 * recall[:10]).to_dict())
         assert all(row["low"] <= row["gain"] <= row["high"] for row in (total, *classes))
-    assert not learned_filters_gain().eq("m3").any(axis=None)
+    assert not learned_filters_gain().eq("acdnet").any(axis=None)
 
 
 def test_every_cell_that_shows_records_is_tagged_for_make_results():

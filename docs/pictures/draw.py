@@ -31,7 +31,7 @@ DPI = 180
 
 
 def front() -> None:
-    """EnvNet's learned filters, and beside them a sound and what the course's network, an M11, makes of it."""
+    """EnvNet's learned filters, and beside them a sound and what the course's small network, an M11, makes of it."""
     figure = plt.figure(figsize=(9.2, 3.6))
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.1))
     draw_filters(left)

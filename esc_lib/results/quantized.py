@@ -1,8 +1,9 @@
-"""What half precision and eight bits cost: `python -m esc_lib.results.quantized RUN...`, a cross-validation's runs.
+"""What half precision and fewer bits cost: `python -m esc_lib.results.quantized RUN...`, a cross-validation's runs.
 
-Every run's network is exported, and from that file one with float16 weights and one of int8 are made. Each is tested on
-the fold that the network was not trained on, exactly as `evaluate` does, without PyTorch in the network. The counts go
-to `data/results/quantized.csv`, a row for each record and format.
+Every run's network is exported, and from that file one with float16 weights and one of int8 are made; "7 bits" are a
+checkpoint's weights, rounded as those of the course's ACDNet. Each is tested on the fold that the network was not
+trained on, exactly as `evaluate` does; exported files without PyTorch in the network. The counts go to
+`data/results/quantized.csv`, a row for each record and format.
 """
 
 import argparse
@@ -20,15 +21,17 @@ from torch import Tensor, nn
 
 from esc_lib.data.clips import Clips
 from esc_lib.evaluation.export import export
-from esc_lib.files import atomic_write
+from esc_lib.files import atomic_write, serialize
 from esc_lib.paths import RESULTS
 from esc_lib.training.augment import random_crops
 from esc_lib.training.batches import load_folds
 from esc_lib.training.inference import class_probabilities
+from esc_lib.training.rounding import restore_weights, round_weights
 from esc_lib.training.runs import Run, as_run
 
 QUANTIZED = RESULTS / "quantized.csv"
 CALIBRATION_CLIPS = 40
+BITS = 7  # of the weights of the course's ACDNet: the most with which it stays below 4 MB
 KEY = ["network", "record", "format"]
 COLUMNS = [*KEY, "folds", "clips", "correct", "bytes"]
 
@@ -108,6 +111,14 @@ def calibration_windows(run: Run, clips: Clips) -> Tensor:
     return random_crops(clips, index, run.config.crop_samples, generator, pad=run.config.pad).squeeze(1)
 
 
+def rounded(run: Run) -> tuple[nn.Module, int]:
+    """A run's network with rounded weights, and the size in bytes that a checkpoint of it has."""
+    network = run.model()
+    state = round_weights(network.state_dict(), BITS)
+    network.load_state_dict(restore_weights(state))
+    return network, len(serialize(state, compress=True))
+
+
 def count(run: Run, folder: Path, *, data_dir: str | Path | None = None) -> pd.DataFrame:
     """Tests a run's network in every format.
 
@@ -126,15 +137,17 @@ def count(run: Run, folder: Path, *, data_dir: str | Path | None = None) -> pd.D
     export(run, files["float32"])
     halve(files["float32"], files["float16"])
     quantize(files["float32"], files["int8"], calibration_windows(run, seen))
+    networks: dict[str, tuple[nn.Module, int]]
+    networks = {name: (FileNetwork(file), file.stat().st_size) for name, file in files.items()}
+    networks[f"{BITS} bits"] = rounded(run)
     rows = []
-    for name, file in files.items():
+    for name, (network, size) in networks.items():
         p = class_probabilities(
-            FileNetwork(file), clips, config.crop_samples, n_crops=config.crops, pad=config.pad,
-            min_peak=config.min_peak,
-        )  # fmt: skip
+            network, clips, config.crop_samples, n_crops=config.crops, pad=config.pad, min_peak=config.min_peak
+        )
         correct = int((p.argmax(dim=1) == clips.targets).sum())
         record = run.path.parent.name.removeprefix("cv-")
-        rows.append((config.architecture, record, name, 1, len(clips), correct, file.stat().st_size))
+        rows.append((config.architecture, record, name, 1, len(clips), correct, size))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
