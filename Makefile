@@ -26,7 +26,7 @@ lab: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m esc_lib.bench $(BENCH)
 
-# Repeats M18 of the README's board, in about 25 minutes on two cores; SPEEDRUN="m11 --epochs 50" tries another.
+# Repeats M34-res of the README's board, in about 40 minutes on two cores; SPEEDRUN="m11 --epochs 50" tries another.
 speedrun: .venv/installed
 	$(BIN)/python -m esc_lib.bench.speedrun $(SPEEDRUN)
 
