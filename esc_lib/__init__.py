@@ -1,7 +1,8 @@
 """The reusable pieces of the course on end-to-end environmental sound classification.
 
-Six wings beside the networks, and data flows one way through them: `data` (from recordings to tensors) and `models`
-(the networks) -> `training` -> `evaluation` -> `results` and `bench`. `esclearner` reads the runs of an older project.
+Seven wings beside the networks, and data flows one way through them: `data` (from recordings to tensors) and `models`
+(the networks) -> `training` -> `evaluation` -> `results` and `bench`. `interpret` looks inside a trained network, and
+`esclearner` reads the runs of an older project.
 The notebooks explain; what they use more than once is here.
 """
 
