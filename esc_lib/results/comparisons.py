@@ -64,7 +64,7 @@ def landscape(dataset: str = "esc50") -> pd.DataFrame:
             here = {"label": network, "kind": "here", "accuracy": accuracy, "low": low, "high": high, "source": source}
             rows.append(here)
     table = pd.DataFrame(rows, columns=["label", "accuracy", "kind", "low", "high", "pretraining", "source"])
-    return table.fillna({"pretraining": ""}).sort_values("accuracy", ignore_index=True)
+    return table.fillna({"pretraining": ""}).sort_values("accuracy", kind="stable", ignore_index=True)
 
 
 def learned_filters_gain(dataset: str = "esc10") -> pd.DataFrame:
