@@ -89,6 +89,19 @@ def test_the_landscape_has_chance_humans_networks_and_a_source_for_each(dataset,
     assert (table["pretraining"] != "").eq(table["kind"] == "pretrained").all()
 
 
+def test_networks_of_equal_accuracy_keep_their_order_on_any_processor(monkeypatch):
+    names = [f"network {number:02d}" for number in range(60)]
+    others = {"label": names, "kind": "published", "source": "a paper", "pretraining": "", "esc10": [60.0, 50.0] * 30}
+    read = pd.read_csv
+    monkeypatch.setattr(
+        pd,
+        "read_csv",
+        lambda path, **how: pd.DataFrame(others) if path == RESULTS / "landscape.csv" else read(path, **how),
+    )
+    found = landscape("esc10")["label"]
+    assert list(found[found.isin(names)]) == names[1::2] + names[::2]
+
+
 def test_the_landscape_is_made_of_the_published_table_the_records_and_the_others():
     rows = landscape("esc50").set_index(["label", "kind"])["accuracy"]
     assert rows["envnetv2", "published"] == 84.9 and rows["BEATs", "pretrained"] == 98.1
