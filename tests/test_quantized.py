@@ -108,8 +108,8 @@ def test_a_run_that_is_not_finished_is_refused(data_dir, tmp_path):
 
 @pytest.mark.parametrize("record", ROWS["record"].unique())
 def test_the_committed_counts_are_those_of_the_records(record):
-    """Up to bfloat16, in which the records were tested: a clip or two are that close."""
-    runs, rows = load_record(record).runs, ROWS[ROWS["record"] == record].set_index("format")
+    """Of the first seed, up to bfloat16, in which the records were tested: a clip or two are that close."""
+    runs, rows = load_record(record).runs.query("seed == 0"), ROWS[ROWS["record"] == record].set_index("format")
     assert list(rows.index) == FORMATS
     assert rows["folds"].eq(len(runs)).all() and rows["clips"].eq(runs["clips"].sum()).all()
     assert abs(rows.at["float32", "correct"] - runs["correct"].sum()) <= 2

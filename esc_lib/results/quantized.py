@@ -1,6 +1,7 @@
-"""What half precision and fewer bits cost: `python -m esc_lib.results.quantized RUN...`, a cross-validation's runs.
+"""What half precision and fewer bits cost: `python -m esc_lib.results.quantized RUN...`.
 
-Every run's network is exported, and from that file one with float16 weights and one of int8 are made; "7 bits" are a
+The runs are a cross-validation's with one seed: clips that are tested twice would make the intervals too narrow. Every
+run's network is exported, and from that file one with float16 weights and one of int8 are made; "7 bits" are a
 checkpoint's weights, rounded as those of the course's ACDNet. Each is tested on the fold that the network was not
 trained on, exactly as `evaluate` does; exported files without PyTorch in the network. The counts go to
 `data/results/quantized.csv`, a row for each record and format.
@@ -168,5 +169,5 @@ def main(runs: Sequence[str], table: Path = QUANTIZED) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories: the folds of one cross-validation")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories: a cross-validation's, of one seed")
     main(parser.parse_args().runs)
