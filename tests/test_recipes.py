@@ -342,7 +342,8 @@ def test_the_fast_recipe_rises_and_falls_once_on_the_networks_own_crops(network)
     assert fast.epochs == (200 if network == "logmel_cnn" else 100) and fast.between_class == (network != "envnet")
     assert fast.strong_augmentation and fast.batch_size == 64 and paper.equalizer == 0
     assert fast.equalizer == (6 if network in ("m3", "m5", "m11", "m18", "m34res", "logmel_m5", "logmel_cnn") else 0)
-    same = ("crop_samples", "sample_rate", "crops", "pad", "trim_silence", "min_peak", "freeze_epoch", "train_folds")
+    assert fast.freeze_epoch == 0 and fast.start_from == ""  # one training, of WaveMsNet with the spectrogram too
+    same = ("crop_samples", "sample_rate", "crops", "pad", "trim_silence", "min_peak", "train_folds")
     assert all(getattr(fast, name) == getattr(paper, name) for name in same)
     assert recipe(network, "esc10", kind="fast", epochs=30).epochs == 30
 
@@ -351,7 +352,7 @@ def test_the_fast_recipes_are_those_that_were_tried_on_validation_folds():
     tried = pd.read_csv(RESULTS / "tuning.csv")
     names = ["optimizer", "learning_rate", "weight_decay", "one_cycle", "epochs", "batch_size", "sample_rate"]
     names += ["crop_samples", "between_class", "strong_augmentation", "equalizer"]
-    for network in ("m11", "m18", "acdnet", "envnet", "envnetv2", "logmel_cnn"):
+    for network in ("m11", "m18", "acdnet", "envnet", "envnetv2", "logmel_cnn", "wavemsnet_logmel"):
         fast, rows = recipe(network, "esc10", kind="fast"), tried[tried["network"] == network]
         assert any(all(row[name] == getattr(fast, name) for name in names) for _, row in rows.iterrows()), network
     for row in tried.itertuples():
