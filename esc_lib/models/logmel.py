@@ -1,7 +1,7 @@
 """Log-mel spectrograms, and two networks that classify them: baselines for those that learn their own filters."""
 
 import torch.nn.functional as F
-from torch import Tensor, hann_window, nn, view_as_real
+from torch import Tensor, device, hann_window, nn, view_as_real
 
 from esc_lib.models.blocks import Network, conv_block
 from esc_lib.models.envnet import EnvNet
@@ -33,10 +33,11 @@ class LogMel(nn.Module):
         from torchaudio.functional import melscale_fbanks  # late: only networks with a spectrogram need torchaudio
 
         self.hop = hop
-        filters = melscale_fbanks(window // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, "slaney", "slaney")
-        # Not in the state dict: they are constants.
-        self.register_buffer("filters", filters, persistent=False)  # (window / 2 + 1, bands)
-        self.register_buffer("window", hann_window(window), persistent=False)
+        # Constants, so not in the state dict; and computed even where a network is built on "meta", without values.
+        with device("cpu"):
+            filters = melscale_fbanks(window // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, "slaney", "slaney")
+            self.register_buffer("filters", filters, persistent=False)  # (window / 2 + 1, bands)
+            self.register_buffer("window", hann_window(window), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         from torchaudio.functional import amplitude_to_DB, spectrogram
