@@ -1,7 +1,7 @@
 """Log-mel spectrograms, and two networks that classify them: baselines for those that learn their own filters."""
 
 import torch.nn.functional as F
-from torch import Tensor, device, hann_window, nn, view_as_real
+from torch import Tensor, device, get_default_device, hann_window, nn, view_as_real
 
 from esc_lib.models.blocks import Network, conv_block
 from esc_lib.models.envnet import EnvNet
@@ -33,8 +33,9 @@ class LogMel(nn.Module):
         from torchaudio.functional import melscale_fbanks  # late: only networks with a spectrogram need torchaudio
 
         self.hop = hop
-        # Constants, so not in the state dict; and computed even where a network is built on "meta", without values.
-        with device("cpu"):
+        # Constants, so not in the state dict; a network that is built on "meta", without values, needs them as well.
+        place = get_default_device()
+        with device("cpu") if place.type == "meta" else place:
             filters = melscale_fbanks(window // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, "slaney", "slaney")
             self.register_buffer("filters", filters, persistent=False)  # (window / 2 + 1, bands)
             self.register_buffer("window", hann_window(window), persistent=False)
