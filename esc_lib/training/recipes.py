@@ -25,8 +25,8 @@ def recipe(
     with which M11, M18 and `logmel_cnn` did better on validation folds. Those of EnvNet, EnvNet-v2, M11, M18, ACDNet
     and `logmel_cnn` were tried on validation folds of ESC-10 (`data/results/tuning.csv`, with trials of M5 too, which
     changed nothing). The others are taken from them: M-nets from M18 and M11, both WaveMsNets' from ACDNet with half
-    its learning rate; and so it is on the other sets. WaveMsNet with the log-mel spectrogram is trained in one go, not
-    in two phases; mixing and the equaliser were tried with it on one fold, and it kept mixing alone.
+    its learning rate; and so it is on the other sets. WaveMsNet with the log-mel spectrogram keeps its phase 2's weight
+    decay and is trained in one go; mixing and the equaliser were tried with it on one fold, and it kept mixing alone.
 
     `logmel_cnn` and `logmel_m5` are there for comparison, and so are their recipes, which are ours: every setting is
     EnvNet's or M5's, so that the front-end is the only difference; but for the fast recipe of `logmel_cnn`, which has
