@@ -17,16 +17,17 @@ check: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest --nbval
 
-# In a copy of yours, made once; what you change stays as it is.
+# In a copy of yours, made once; what you change stays as it is. The root is here, so that links to docs/ lead there.
 lab: .venv/installed
 	$(BIN)/python -m esc_lib.lessons
-	$(BIN)/jupyter lab my_lessons
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/my_lessons/00_start_here.ipynb
 
 # About half an hour on two cores. Add BENCH="envnet m5 --dataset esc10" for less, or for other clips.
 bench: .venv/installed
 	$(BIN)/python -m esc_lib.bench $(BENCH)
 
-# Repeats M34-res of the README's board, in about 40 minutes on two cores; SPEEDRUN="m11 --epochs 50" tries another.
+# Repeats M34-res of the README's board, on the official wavs, in about 40 minutes on two cores; SPEEDRUN="m11 --epochs 50"
+# tries another.
 speedrun: .venv/installed
 	$(BIN)/python -m esc_lib.bench.speedrun $(SPEEDRUN)
 

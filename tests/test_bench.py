@@ -173,6 +173,11 @@ def test_the_speedrun_trains_every_fold_anew_and_keeps_a_record_if_asked(tmp_pat
     assert sorted(found.runs["fold"]) == [1, 2, 3, 4, 5] and found.runs["processor_minutes"].notna().all()
     assert f"m3: {found.runs['accuracy'].mean():.1%} in " in printed and record.name in printed
     assert not list((tmp_path / "runs").iterdir()), "its runs are not kept"
+    monkeypatch.setattr("sys.argv", ["speedrun", "logmel_cnn"])
+    command.main()
+    (names, settings), printed = asked[1], capsys.readouterr().out
+    assert names == ("logmel_cnn", "esc10") and "epochs" not in settings, "as many as its recipe has"
+    assert "kept" not in printed
 
 
 def test_there_is_a_record():

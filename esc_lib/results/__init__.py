@@ -1,6 +1,6 @@
 """Published and measured results, and the tables that show them side by side.
 
-`save_record` turns a cross-validation into two files under `data/results/`, and `load_record` opens one again. Every
+`save_record` turns a cross-validation into three files under `data/results/`, and `load_record` opens one again. Every
 table in the README and in the lessons is made from these files.
 """
 

@@ -3,7 +3,7 @@
 The runs are a cross-validation's with one seed: clips that are tested twice would make the intervals too narrow. Every
 run's network is exported, and from that file one with float16 weights and one of int8 are made; "7 bits" are a
 checkpoint's weights, rounded as those of the course's ACDNet. Each is tested on the fold that the network was not
-trained on, exactly as `evaluate` does; exported files without PyTorch in the network. The counts go to
+trained on, as `evaluate` does, but in float32; exported files without PyTorch in the network. The counts go to
 `data/results/quantized.csv`, a row for each record and format.
 """
 

@@ -242,7 +242,8 @@ def make_run_folder(
 
     Args:
         config, save_dir: the settings, and where runs lie, as for `runs_folder`.
-        run_dir: name of the folder in `save_dir`, or a path; by default a new one of the network, the set and the time.
+        run_dir: name of the folder in `save_dir`, or an absolute path; by default a new one of the network, the set and
+            the time.
 
     Raises:
         ValueError: `run_dir` is the folder of all runs, or one above it.

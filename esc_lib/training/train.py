@@ -60,7 +60,7 @@ def train(
         config: the settings, say from `recipe`.
         data_dir: where prepared data lies, if not in `ESC_DATA` or the repository's `data/`.
         save_dir: where the run directory is made, if not in `ESC_RUNS` or the repository's `runs/`.
-        run_dir: name of the run directory in `save_dir`, or a path; a new name for every run if not given.
+        run_dir: name of the run directory in `save_dir`, or an absolute path; a new name for every run if not given.
         device: "auto" (GPU if there is one), "cpu", "cuda", "cuda:1".
         progress: whether a bar over the steps is shown, in a notebook with the learning curve so far.
         locked: whether the caller holds the lock of `run_dir` already.

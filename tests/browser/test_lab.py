@@ -1,6 +1,8 @@
-"""JupyterLab with the first lesson: its cells run, and its players play."""
+"""JupyterLab as `make lab` starts it, with the first lesson: cells run, players play, links lead somewhere."""
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -12,29 +14,35 @@ from playwright.sync_api import expect
 from esc_lib.paths import REPOSITORY
 
 LESSON = REPOSITORY / "notebooks" / "00_start_here.ipynb"
+TERM = "sampling rate"  # which the lesson links to the glossary
 
 
 @pytest.fixture
 def lab(tmp_path):
-    """The address of a JupyterLab with a copy of the first lesson, in which no cell has run."""
+    """The address of a JupyterLab with a copy of the first lesson, in which no cell has run, beside the glossary."""
     lesson = nbformat.read(LESSON, as_version=4)
     for cell in lesson.cells:
         if cell.cell_type == "code":
             cell.update(execution_count=None, outputs=[])
-    nbformat.write(lesson, tmp_path / "lesson.ipynb")
+    (tmp_path / "my_lessons").mkdir()
+    nbformat.write(lesson, tmp_path / "my_lessons" / LESSON.name)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(REPOSITORY / "docs" / "glossary.md", tmp_path / "docs")
     log = tmp_path / "lab.log"
     settings = ["--no-browser", "--port", "0", "--ServerApp.port_retries=0", "--allow-root", "--ip", "127.0.0.1"]
-    command = [sys.executable, "-m", "jupyter", "lab", *settings, "--ServerApp.root_dir", str(tmp_path)]
+    made = subprocess.run(["make", "-n", "lab"], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    _, *given = shlex.split(made.splitlines()[-1])
+    command = [sys.executable, "-m", "jupyter", *given, *settings]
     with open(log, "w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output)
     try:
         for _ in range(120):
-            if found := re.search(r"(http://127\.0\.0\.1:\d+)/lab\?token=(\w+)", log.read_text(encoding="utf-8")):
+            if found := re.search(r"http://127\.0\.0\.1:\d+/lab\S*\?token=\w+", log.read_text(encoding="utf-8")):
                 break
             assert process.poll() is None, log.read_text(encoding="utf-8")
             time.sleep(0.5)
         assert found, log.read_text(encoding="utf-8")
-        yield f"{found[1]}/lab/tree/lesson.ipynb?token={found[2]}"
+        yield found[0]
     finally:
         process.terminate()
         process.wait(30)
@@ -53,7 +61,9 @@ def test_the_first_lesson_runs_and_plays(open_page, lab, tmp_path):
         page.wait_for_timeout(3000)
         page.keyboard.press("Control+s")
         cells = [
-            cell for cell in nbformat.read(tmp_path / "lesson.ipynb", as_version=4).cells if cell.cell_type == "code"
+            cell
+            for cell in nbformat.read(tmp_path / "my_lessons" / LESSON.name, as_version=4).cells
+            if cell.cell_type == "code"
         ]
         if cells[-1].execution_count:
             break
@@ -70,3 +80,12 @@ def test_the_first_lesson_runs_and_plays(open_page, lab, tmp_path):
       return player.currentTime > 0 && player.duration > 0;
     }"""
     assert all(player.evaluate(play) for player in players.all())
+
+
+def test_a_term_in_a_lesson_opens_the_glossary_at_its_line(open_page, lab):
+    page = open_page(viewport={"width": 1280, "height": 900})
+    page.goto(lab)
+    expect(page.locator(".jp-Notebook")).to_be_visible(timeout=60_000)
+    page.locator(".jp-Notebook").get_by_role("link", name=TERM, exact=True).first.click(timeout=60_000)
+    line = page.locator(".jp-MarkdownViewer").get_by_text(TERM, exact=True)
+    expect(line).to_be_in_viewport(timeout=30_000)
