@@ -426,7 +426,7 @@ def plot_importance(
     Args:
         waveform: `(samples,)`, full scale at 1.0.
         importances: by name, one or two: of `occlusion` or `sum_windows` of `esc_lib.interpret`; each is divided by its
-            largest value.
+            largest magnitude.
         sample_rate: in Hz.
         title: above the figure.
     """
@@ -447,7 +447,7 @@ def plot_importance(
         axes.grid(False)
         over = axes.twinx()
         for (name, importance), colour in zip(importances.items(), OVER_MAPS, strict=False):
-            values = importance / max(importance.max(), 1e-12)
+            values = importance / max(importance.abs().max(), 1e-12)
             over.step(values.index, values, where="mid", color=colour, linewidth=1.6, label=literal(name))
         over.set(ylim=(-1.05, 1.05), yticks=(-1, 0, 1), ylabel="importance")
         over.grid(False)

@@ -51,6 +51,13 @@ def test_softmax_of_each_crop_then_the_mean(tmp_path):
     assert (2 * lean + sure).argmax() == 0
 
 
+def test_a_network_that_fails_is_left_in_its_mode(tmp_path):
+    net = network(lambda _, x: x.view(-1, 7, 11))(3).train()
+    with pytest.raises(RuntimeError, match="view|shape"):
+        class_probabilities(net, load(tmp_path, numbered([1])), 100)
+    assert net.training
+
+
 def test_each_clip_gets_its_own_crops_in_order(tmp_path):
     clips = load(tmp_path, numbered([1] * 23))
     net = network(lambda _, x: 20.0 * torch.nn.functional.one_hot(torch.tensor(numbers_in(x)), 23))

@@ -128,6 +128,12 @@ def test_the_figure_draws_every_curve_over_waveform_and_spectrogram():
     figure.savefig(io.BytesIO(), format="png")
 
 
+def test_a_class_for_which_no_moment_speaks_is_drawn_within_the_axes():
+    figure = plot_importance(burst().numpy(), {"occlusion": -occlusion(Energy().eval(), burst(), 1, RATE) - 1}, RATE)
+    (values,) = {tuple(axes.lines[0].get_ydata()) for axes in figure.axes if axes.get_ylabel() == "importance"}
+    assert min(values) == -1 and max(values) < 0
+
+
 # --- embeddings ---
 
 

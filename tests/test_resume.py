@@ -338,6 +338,19 @@ def without_its_generator(state):
     del state["generator"]
 
 
+def test_a_training_goes_on_on_another_kind_of_device(train_mine, tmp_path, monkeypatch):
+    """A GPU's random numbers have a state of another size, and there may have been more GPUs."""
+    settings, file = config(epochs=4, eval_every=2, batch_size=31), tmp_path / "mine" / "training.state"
+    stop_at(monkeypatch, 6)  # in epoch 3
+    with pytest.raises(KeyboardInterrupt):
+        train_mine(settings)
+    state = torch.load(file, weights_only=True)
+    gpu = torch.zeros(16, dtype=torch.uint8)
+    torch.save(state | {"generator": gpu, "random_of_gpus": [gpu, gpu]}, file)
+    run = train_mine(settings)
+    assert run.finished and [session["from_epoch"] for session in run.sessions] == [1, 3]
+
+
 @pytest.mark.parametrize(
     "change",
     [

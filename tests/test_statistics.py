@@ -30,6 +30,11 @@ def test_wilson_interval_stays_within_zero_and_one():
     assert wilson_interval(0, 40) == pytest.approx((1 - high, 1 - low))
 
 
+def test_wilson_interval_takes_the_counts_of_numpy():
+    right = np.arange(80) < 60
+    assert wilson_interval(right.sum(), np.int64(len(right))) == wilson_interval(60, 80)
+
+
 def test_bootstrap_agrees_with_the_normal_approximation_for_many_clips():
     right = np.arange(2000) % 4 != 0
     half = 1.96 * (0.75 * 0.25 / 2000) ** 0.5

@@ -230,7 +230,7 @@ def peak_memory(device: torch.device) -> float | None:
         return None
     import resource  # not on Windows; in other units on macOS
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def benchmark_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

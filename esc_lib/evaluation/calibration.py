@@ -98,9 +98,10 @@ def with_temperature(probabilities: Probabilities, temperature: float) -> Probab
     Shape:
         `(clips, n_classes)` -> the same; rows sum to 1
     """
-    logits = _logs(probabilities) / temperature
-    scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return scaled / scaled.sum(axis=1, keepdims=True)
+    from scipy.special import softmax
+
+    scaled: Probabilities = softmax(_logs(probabilities) / temperature, axis=1)
+    return scaled
 
 
 def _logs(probabilities: Probabilities) -> Probabilities:

@@ -89,8 +89,8 @@ def evaluate(
 
     Args:
         run: a run, or its directory.
-        checkpoint: "result", "last", "best" or a checkpoint's name. The run's result, however it is named, is written
-            to `eval/`, another checkpoint to `eval-<checkpoint>/`.
+        checkpoint: "result" (written to `eval/`), which without validation folds is "last", and with them "best"; or
+            the other of the two, or a checkpoint's name (written to `eval-<checkpoint>/`).
         folds: to test on instead, say the validation folds (written to `eval-<checkpoint>-on-<folds>/`).
         protocol: "course"; or "esc-learner", only for its runs, as that project tested them itself: quiet clips may not
             count (written to `eval-esc-learner-<checkpoint>/`). Its own `eval/` stays as it is.

@@ -23,6 +23,7 @@ def wilson_interval(correct: int, clips: int, *, confidence: float = 0.95) -> tu
     """
     from scipy.stats import binomtest  # late: it takes long to import
 
+    correct, clips = (int(number) if isinstance(number, np.integer) else number for number in (correct, clips))
     check("clips", clips, int, 1, 10**9)
     check("correct", correct, int, 0, clips)
     check("confidence", confidence, float, 0, 1)
@@ -56,6 +57,7 @@ def bootstrap_interval(
         (of.sum().to_numpy(), of.size().to_numpy()),
         lambda correct, clips, axis: correct.sum(axis=axis) / clips.sum(axis=axis),
         paired=True,
+        batch=256,  # resamples at once: all together take gigabytes
         confidence_level=confidence,
         method="percentile",
         rng=seed,

@@ -136,7 +136,8 @@ def ear_bandwidth(frequencies: Floats) -> Floats:
 def mel_bandwidth(frequencies: Floats, sample_rate: int, bands: int) -> Floats:
     """Equivalent rectangular bandwidth of a mel filter at its centre frequency, both in Hz.
 
-    The filters of a mel spectrogram are triangles over power, whose feet are the neighbours' peaks: a triangle covers
+    The scale is that of `mel_frequencies`; filters on Slaney's, as `LogMel` has them, are wider at low frequencies. The
+    filters of a mel spectrogram are triangles over power, whose feet are the neighbours' peaks: a triangle covers
     as much as a rectangle from one peak to the next.
 
     Args:

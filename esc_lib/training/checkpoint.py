@@ -112,10 +112,13 @@ def load_state(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, gen
         if _settings(optimizer) != fresh:
             raise ValueError("its optimiser has other settings")
         _check_memory(optimizer, model, run)
-        generator.set_state(state["generator"])
+        if len(state["generator"]) == len(generator.get_state()):
+            generator.set_state(state["generator"])
+        else:  # a GPU's on a CPU, or the other way round: the random numbers cannot go on, so others begin
+            generator.manual_seed(run.config.seed + done)
         torch.set_rng_state(state["random"])
-        if torch.cuda.is_available() and state["random_of_gpus"]:
-            torch.cuda.set_rng_state_all(state["random_of_gpus"])
+        if torch.cuda.is_available():  # perhaps on fewer GPUs than before
+            torch.cuda.set_rng_state_all(state["random_of_gpus"][: torch.cuda.device_count()])
     except Exception as error:  # the unpickler trips over a damaged file in many ways
         raise ValueError(f"{file} cannot be resumed from ({error}): delete {run.path} and train again") from error
     run.history = state["history"]

@@ -38,7 +38,8 @@ class TrainConfig:
         lr_gamma: see `schedule`.
         warmup: number of first epochs that have a tenth of `learning_rate`.
         one_cycle: fraction of all steps in which the learning rate rises linearly to `learning_rate`; it then falls to
-            zero along half a cosine (L. N. Smith, N. Topin, "Super-Convergence", 2018). 0 for `schedule` and `warmup`.
+            zero along half a cosine (after L. N. Smith, N. Topin, "Super-Convergence", 2018, who let it fall linearly).
+            0 for `schedule` and `warmup`.
         optimizer: "sgd" or "adam".
         momentum: of "sgd" alone.
         nesterov: whether the momentum is Nesterov's; of "sgd" alone.

@@ -74,14 +74,15 @@ def crop_probabilities(model: nn.Module, clips: Clips, index: Tensor, start: Ten
     """
     was_training = model.training
     model.eval()
-    # An accelerated WaveMsNet has `windows`, which computes once what overlapping crops of a clip have in common.
-    if hasattr(model, "windows"):
-        logits = _window_logits(model, clips, index, start, crop_samples)
-    else:
-        logits = (model(x) for x in _crop_batches(clips, index, start, crop_samples))
-    probabilities = torch.cat([of.float().softmax(dim=1) for of in logits])
-    model.train(was_training)
-    return probabilities.cpu()
+    try:
+        # An accelerated WaveMsNet has `windows`, which computes once what overlapping crops of a clip have in common.
+        if hasattr(model, "windows"):
+            logits = _window_logits(model, clips, index, start, crop_samples)
+        else:
+            logits = (model(x) for x in _crop_batches(clips, index, start, crop_samples))
+        return torch.cat([of.float().softmax(dim=1) for of in logits]).cpu()
+    finally:
+        model.train(was_training)
 
 
 def check_finite(path: Path, probabilities: Tensor) -> None:
