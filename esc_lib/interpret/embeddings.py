@@ -13,7 +13,7 @@ from esc_lib.interpret.filters import check_network
 from esc_lib.models.blocks import Network
 from esc_lib.training.augment import even_starts
 from esc_lib.training.config import TrainConfig
-from esc_lib.training.inference import audible_crops, crop_probabilities
+from esc_lib.training.inference import audible_crops, crop_probabilities, mean_of_crops
 
 
 def embed(network: Network, clips: Clips, config: TrainConfig) -> Tensor:
@@ -32,17 +32,14 @@ def embed(network: Network, clips: Clips, config: TrainConfig) -> Tensor:
     check("config", config, TrainConfig)
     start = even_starts(clips.frames, config.crop_samples, config.crops, pad=config.pad)  # (clips, crops)
     audible = audible_crops(clips, start, config.crop_samples, config.min_peak)
-    index = audible.nonzero()[:, 0]
     seen: list[Tensor] = []
     last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
     hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0].float().cpu()))
     try:
-        crop_probabilities(network, clips, index, start[audible], config.crop_samples)
+        crop_probabilities(network, clips, audible.nonzero()[:, 0], start[audible], config.crop_samples)
     finally:
         hook.remove()
-    of_crops = torch.cat(seen)
-    total = of_crops.new_zeros(len(clips), of_crops.shape[1]).index_add_(0, index.cpu(), of_crops)
-    return total / audible.sum(dim=1, keepdim=True).cpu()
+    return mean_of_crops(torch.cat(seen), audible)
 
 
 def to_two_dimensions(embeddings: Tensor, *, seed: int = 0) -> npt.NDArray[np.floating[Any]]:

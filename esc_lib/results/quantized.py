@@ -12,6 +12,7 @@ import io
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from esc_lib.files import atomic_write, serialize
 from esc_lib.paths import RESULTS
 from esc_lib.training.augment import random_crops
 from esc_lib.training.batches import load_folds
-from esc_lib.training.inference import class_probabilities
+from esc_lib.training.inference import predict_probabilities
 from esc_lib.training.rounding import restore_weights, round_weights
 from esc_lib.training.runs import Run, as_run
 
@@ -131,7 +132,7 @@ def count(run: Run, folder: Path, *, data_dir: str | Path | None = None) -> pd.D
     Returns:
         a row a format: `COLUMNS`, of one fold.
     """
-    config = run.config
+    config = replace(run.config, precision="float32")
     seen = load_folds(config, config.train_folds, data_dir=data_dir, device="cpu")
     clips = load_folds(config, config.eval_folds, data_dir=data_dir, device="cpu")
     files = {name: folder / f"{name}.onnx" for name in ("float32", "float16", "int8")}
@@ -143,10 +144,7 @@ def count(run: Run, folder: Path, *, data_dir: str | Path | None = None) -> pd.D
     networks[f"{BITS} bits"] = rounded(run)
     rows = []
     for name, (network, size) in networks.items():
-        p = class_probabilities(
-            network, clips, config.crop_samples, n_crops=config.crops, pad=config.pad, min_peak=config.min_peak
-        )
-        correct = int((p.argmax(dim=1) == clips.targets).sum())
+        correct = int((predict_probabilities(network, clips, config).argmax(dim=1) == clips.targets).sum())
         record = run.path.parent.name.removeprefix("cv-")
         rows.append((config.architecture, record, name, 1, len(clips), correct, size))
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -56,9 +56,22 @@ def class_probabilities(
     start = even_starts(clips.frames, crop_samples, n_crops, pad=pad)  # (clips, crops)
     audible = audible_crops(clips, start, crop_samples, min_peak)
     index = audible.nonzero()[:, 0]
-    of_crops = crop_probabilities(model, clips, index, start[audible], crop_samples)
-    total = of_crops.new_zeros(len(clips), of_crops.shape[1]).index_add_(0, index.cpu(), of_crops)
-    return total / audible.sum(dim=1, keepdim=True).cpu()
+    return mean_of_crops(crop_probabilities(model, clips, index, start[audible], crop_samples), audible)
+
+
+def mean_of_crops(of_crops: Tensor, audible: Tensor) -> Tensor:
+    """For each clip the mean over its crops that count.
+
+    Args:
+        of_crops: some values of each of these crops, clip by clip, on the CPU.
+        audible: which crops of each clip they are, as from `audible_crops`.
+
+    Shape:
+        of_crops: `(crops, n)`; audible: `(clips, crops of a clip)` -> `(clips, n)`
+    """
+    audible = audible.cpu()
+    total = of_crops.new_zeros(len(audible), of_crops.shape[1]).index_add_(0, audible.nonzero()[:, 0], of_crops)
+    return total / audible.sum(dim=1, keepdim=True)
 
 
 @torch.no_grad()

@@ -30,7 +30,8 @@ def lab(tmp_path):
     shutil.copy(REPOSITORY / "docs" / "glossary.md", tmp_path / "docs")
     log = tmp_path / "lab.log"
     settings = ["--no-browser", "--port", "0", "--ServerApp.port_retries=0", "--allow-root", "--ip", "127.0.0.1"]
-    made = subprocess.run(["make", "-n", "lab"], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    dry = ["make", "--no-print-directory", "-n", "lab"]
+    made = subprocess.run(dry, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
     _, *given = shlex.split(made.splitlines()[-1])
     command = [sys.executable, "-m", "jupyter", *given, *settings]
     with open(log, "w", encoding="utf-8") as output:
