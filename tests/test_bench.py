@@ -12,7 +12,16 @@ import torch
 
 from esc_lib import load_clips
 from esc_lib.bench import benchmark_table, matmul_size, measure
-from esc_lib.bench.measure import VARIANTS, WARMUP_STEPS, full_batches, gflop_per_clip, in_turns, our_step, plain_step
+from esc_lib.bench.measure import (
+    VARIANTS,
+    WARMUP_STEPS,
+    full_batches,
+    gflop_per_clip,
+    in_turns,
+    our_step,
+    peak_memory,
+    plain_step,
+)
 from esc_lib.training.batches import batches
 from esc_lib.training.recipes import recipe
 
@@ -178,6 +187,17 @@ def test_the_speedrun_trains_every_fold_anew_and_keeps_a_record_if_asked(tmp_pat
     (names, settings), printed = asked[1], capsys.readouterr().out
     assert names == ("logmel_cnn", "esc10") and "epochs" not in settings, "as many as its recipe has"
     assert "kept" not in printed
+    record.write_text(record.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1'), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["speedrun", "m3", "--save"])
+    with pytest.raises(ValueError, match=f"{record.name} is kept: it has runs that these results lack"):
+        command.main()
+    assert "m3: " in capsys.readouterr().out, "what was found is shown before it is refused"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counted on Linux alone")
+def test_peak_memory_is_what_the_system_counts():
+    (line,) = [line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if "VmHWM" in line]
+    assert peak_memory(torch.device("cpu")) == pytest.approx(int(line.split()[1]) * 1024 / 1e9, rel=0.01)
 
 
 def test_there_is_a_record():

@@ -1,5 +1,7 @@
 """What half precision and eight bits cost: tested as `evaluate` does, calibrated on training clips alone."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import tiny
@@ -56,6 +58,16 @@ def test_every_format_is_tested_as_evaluate_does_and_the_rows_add_up(data_dir, t
     for name in FORMATS:
         of_folds = pd.concat(tables).query("format == @name")
         assert (*rows.loc[name, ["folds", "clips", "correct"]],) == (2, 62, of_folds["correct"].sum())
+
+
+def test_all_formats_compute_in_float32_whatever_the_run_computed_in(data_dir, tmp_path, monkeypatch):
+    run = trained([1, 2], tmp_path / "cv-tiny-some")
+    run.config = replace(run.config, precision="bfloat16")
+    precisions = []
+    seen = quantized.predict_probabilities
+    monkeypatch.setattr(quantized, "predict_probabilities", lambda *of: precisions.append(of[2].precision) or seen(*of))
+    count(run, tmp_path)
+    assert precisions == len(FORMATS) * ["float32"]
 
 
 def test_a_file_gives_the_logits_of_its_network(data_dir, tmp_path):
