@@ -93,6 +93,16 @@ def test_bfloat16_learns_with_float32_weights_and_other_rounding(data_dir):
     assert {value.dtype for value in runs["bfloat16"].model().parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("precision", "circuits", "said"),
+    [("bfloat16", {}, True), ("bfloat16", {"avx512_bf16": True}, False), ("float32", {}, False), ("auto", {}, False)],
+)
+def test_a_training_in_imitated_bfloat16_says_so(data_dir, monkeypatch, capsys, precision, circuits, said):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: circuits)
+    train(tiny.config(precision=precision, epochs=1), data_dir=data_dir, device="cpu")
+    assert ("bfloat16 is only imitated" in capsys.readouterr().err) == said
+
+
 def test_auto_is_replaced_by_the_rule_or_by_what_the_run_began_with(data_dir, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     run = train(tiny.config(precision="auto"), data_dir=data_dir, device="cpu", run_dir="mine")

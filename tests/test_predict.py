@@ -30,6 +30,14 @@ def here(tmp_path_factory):
         yield run, folder
 
 
+@pytest.fixture
+def in_bfloat16(here):
+    """The network's run, as if it had been trained in bfloat16."""
+    run = load_run(here[0].path)
+    run.config = replace(run.config, precision="bfloat16")
+    return run
+
+
 def tone(target, samples, rate=tiny.RATE):
     return 0.5 * np.sin(2 * np.pi * (40 + 42 * target) * np.arange(samples) / rate)
 
@@ -44,6 +52,17 @@ def predict_sound(here):
         return predict(run, folder / file, device="cpu", **settings)
 
     return write_and_predict
+
+
+@pytest.mark.parametrize("circuits", [{}, {"avx512_bf16": True}])
+def test_bfloat16_is_used_where_the_device_has_circuits_for_it(here, in_bfloat16, predict_sound, monkeypatch, circuits):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: circuits)
+    sound = tone(3, 2000) + 0.1 * noise(2000, 1)[0]
+    windows = [predict_sound(sound, run=run).windows for run in (here[0], in_bfloat16)]
+    tests = [evaluate(run, device="cpu").predictions.filter(like="p_") for run in (here[0], in_bfloat16)]
+    for exact, found in (windows, tests):
+        assert exact.equals(found) == (not circuits)
+        assert found.to_numpy() == pytest.approx(exact.to_numpy(), abs=0.05)
 
 
 def classes():

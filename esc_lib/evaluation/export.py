@@ -38,9 +38,9 @@ def export(run: Run | str | Path, file: str | Path, *, checkpoint: str = "result
 
     The input `waveform` holds windows at the run's sampling rate with full scale at 1.0, as many as wanted; the output
     `probabilities` is what `predict` returns for them in `windows`: standardisation, if the network has one, and
-    softmax with the run's temperature are inside. It computes in float32: with a run in bfloat16, `predict` rounds, and
-    the two differ in the third decimal. A window's length is fixed; the M-nets could take any, but exporting that takes
-    minutes.
+    softmax with the run's temperature are inside. It computes in float32: where `predict` computes in bfloat16, it
+    rounds, and the two differ in the third decimal. A window's length is fixed; the M-nets could take any, but
+    exporting that takes minutes.
 
     The file's metadata tell how to cut a recording, all as text: `network`, `classes` (a JSON list), `sample_rate`
     (Hz), `window` (samples), `crops`, `trim_silence`, `pad`, `min_peak` and `temperature`, which mean what they do in

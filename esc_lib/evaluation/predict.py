@@ -17,7 +17,7 @@ from esc_lib.data.clips import FULL_SCALE, Clips
 from esc_lib.evaluation.calibration import with_temperature
 from esc_lib.progress import progress_bar
 from esc_lib.training.augment import even_starts
-from esc_lib.training.compute import pick_device, precision_context, to_device
+from esc_lib.training.compute import inference_context, pick_device, to_device
 from esc_lib.training.config import TrainConfig
 from esc_lib.training.inference import check_finite, crop_probabilities
 from esc_lib.training.runs import Run, as_run
@@ -136,7 +136,7 @@ def _windows(
     probabilities = torch.empty(len(starts), len(config.class_names))
     peaks = torch.empty(len(starts))
     rows = torch.arange(len(starts)).split(WINDOWS_PER_BATCH)
-    with precision_context(config.precision, place), _progress(recording, "predicting", len(batches)) as bar:
+    with inference_context(config.precision, place), _progress(recording, "predicting", len(batches)) as bar:
         for row, batch, (begin, _), samples in zip(rows, batches, spans, pieces, strict=True):
             clip, start = _as_clips(samples, config).to(place), (batch - begin).to(place)
             index = torch.zeros_like(start)

@@ -6,7 +6,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +50,13 @@ def warn_if_no_gpu(name: str) -> None:
         tqdm.write("no GPU that PyTorch can use: training on the CPU", file=message_stream())
 
 
+def warn_if_imitated(precision: str, device: torch.device) -> None:
+    """One line where a training computes in bfloat16 without circuits for it."""
+    if precision == "bfloat16" and precision not in available_precisions(device):
+        text = "bfloat16 is only imitated on this device, and slow: float32, or auto, takes a fraction of the time"
+        tqdm.write(text, file=message_stream())
+
+
 def to_device(model: Model, device: torch.device) -> Model:
     """A network on the device that computes it, accelerated, in the layout in which convolutions are fastest."""
     return accelerate(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's stubs
@@ -82,6 +89,14 @@ def precision_context(precision: str, device: torch.device) -> Iterator[None]:
         for backend, setting in zip(backends, before, strict=True):
             backend.fp32_precision = setting
         torch.backends.cudnn.deterministic = deterministic
+
+
+def inference_context(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """`precision_context` of a run's precision where the device has circuits for it; else of float32.
+
+    A run may come from another machine. Without circuits, bfloat16 is imitated: less exact, and ten times slower.
+    """
+    return precision_context(precision if precision in available_precisions(device) else "float32", device)
 
 
 def available_precisions(device: torch.device) -> list[str]:

@@ -60,7 +60,8 @@ class TrainConfig:
             count at test, unless all crops of the clip are.
         crops: number of crops per clip at test, at equal distances, whose probabilities are averaged.
         precision: number format to compute in: "float32", "bfloat16", on GPUs also "tf32"; or "auto", which `train`
-            replaces by the fastest that the device has circuits for.
+            replaces by the fastest that the device has circuits for. Tests and `predict` on a device without circuits
+            for it compute in float32.
         compile: whether PyTorch compiles the network before it trains.
         seed: of parameters, order, crops and dropout.
         eval_every: epochs between two tests while it trains, each with a checkpoint; the last epoch always has both.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from esc_lib.arguments import check
 from esc_lib.data.clips import Clips
 from esc_lib.training.augment import cut, even_starts
-from esc_lib.training.compute import precision_context
+from esc_lib.training.compute import inference_context
 from esc_lib.training.config import TrainConfig
 
 # Crops that are in the network at the same time; the result does not depend on it.
@@ -18,13 +18,13 @@ CROPS_PER_BATCH = 160
 
 
 def predict_probabilities(model: nn.Module, clips: Clips, config: TrainConfig) -> Tensor:
-    """`class_probabilities` with a run's settings: its crops, in its precision.
+    """`class_probabilities` with a run's settings: its crops, in its precision (`inference_context`).
 
     Args:
         model, clips: as for `class_probabilities`, and so is what it returns.
         config: the settings.
     """
-    with precision_context(config.precision, clips.samples.device):
+    with inference_context(config.precision, clips.samples.device):
         return class_probabilities(
             model, clips, config.crop_samples, n_crops=config.crops, pad=config.pad, min_peak=config.min_peak
         )

@@ -28,6 +28,7 @@ from esc_lib.training.compute import (
     precision_context,
     retain_freed_memory,
     to_device,
+    warn_if_imitated,
     warn_if_no_gpu,
 )
 from esc_lib.training.config import TrainConfig
@@ -92,6 +93,7 @@ def train(
     torch.manual_seed(config.seed)
     model = to_device(_new_model(config), place)
     warn_if_no_gpu(device)
+    warn_if_imitated(config.precision, place)
     path = make_run_folder(config, save_dir=save_dir, run_dir=run_dir)
     with nullcontext() if locked else run_lock(path), retain_freed_memory():
         run = open_run(path, config)
