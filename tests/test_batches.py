@@ -6,7 +6,7 @@ import torch
 from sound_files import make_clips, noise
 from tiny import config, network, numbered, numbers_in, register
 
-from esc_lib.training.batches import batches
+from esc_lib.training.batches import batches, train_step
 from esc_lib.training.mixing import mix
 
 RATE = 8000  # of `make_clips`
@@ -262,3 +262,13 @@ def test_quiet_crops_are_drawn_again_before_mixing(min_peak, share):
     # One sound alone has one nonzero value; two have more, unless they start at the same position (1 in 199).
     mixed = torch.tensor([len(waveform[waveform != 0].unique()) > 1 for waveform in x])
     assert mixed.double().mean() == pytest.approx(share, abs=0.05)
+
+
+def test_a_mixture_counts_as_right_if_its_larger_share_is_found():
+    model = torch.nn.Linear(3, 3, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3))
+    label = torch.tensor([[0.7, 0.3, 0.0], [0.4, 0.6, 0.0], [0.8, 0.0, 0.2]])
+    x = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    _, correct = train_step(model, torch.optim.SGD(model.parameters()), x, label)
+    assert correct == 2

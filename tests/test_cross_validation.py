@@ -4,7 +4,9 @@ import json
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
@@ -255,3 +257,45 @@ def test_a_result_that_does_not_fit_its_predictions_is_not_believed(data_dir, da
     else:
         with pytest.raises(ValueError, match="delete .*eval and cross-validate again"):
             again()
+
+
+def test_minutes_are_those_of_all_sessions(tmp_path, monkeypatch):
+    tiny.register(monkeypatch)
+    data = tiny.write_set(tmp_path / "data", tiny.tones((1, 2), per_class=1))
+    where = dict(folds=[1], data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    call = partial(cross_validate, tiny.config(epochs=1), **where)
+    file = call().path / "fold-1-seed-0" / "sessions.json"
+    (session,) = json.loads(file.read_text(encoding="utf-8"))
+    twice = [{**session, "from_epoch": n, "seconds": 90.0, "processor_seconds": 150.0} for n in (1, 2)]
+    file.write_text(json.dumps(twice), encoding="utf-8")
+    (row,) = call().runs.to_dict("records")
+    assert (row["minutes"], row["processor_minutes"]) == (3, 5)
+
+
+def by_hand(runs, predictions):
+    return CrossValidation(Path("cv"), tiny.config(), {}, pd.DataFrame(runs), pd.DataFrame(predictions), pd.DataFrame())
+
+
+def test_the_calibration_table_by_hand(monkeypatch):
+    """Two clips, both 80 % sure of x, one of them rightly; at a temperature of 2 they are 67 % sure."""
+    tiny.register(monkeypatch)
+    table = dict(fold=[1, 1], seed=[0, 0], file=["a", "b"], true=["x", "y"], p_x=[0.8, 0.8], p_y=[0.2, 0.2])
+    found = by_hand(dict(fold=[1], seed=[0], temperature=[2.0]), table).calibration()
+    warm = np.sqrt([0.8, 0.2]) / np.sqrt([0.8, 0.2]).sum()
+    expected = [[0.3, -np.log([0.8, 0.2]).mean()], [warm[0] - 0.5, -np.log(warm).mean()]]
+    np.testing.assert_allclose(found.loc[["uncalibrated", "calibrated"]], expected, rtol=1e-6)
+
+
+def test_a_summary_of_unequal_folds_and_two_seeds_by_hand(monkeypatch):
+    """Fold 1 has one clip, fold 2 three: seed 0 gets 1 and 0 right, seed 1 all."""
+    tiny.register(monkeypatch)
+    sizes, right = {1: 1, 2: 3}, {(1, 0): 1, (2, 0): 0, (1, 1): 1, (2, 1): 3}
+    clips = [
+        dict(fold=fold, seed=seed, file=f"{fold}{i}", recording=f"{fold}{i}", true="x", predicted="xy"[i >= correct])
+        for (fold, seed), correct in right.items()
+        for i in range(sizes[fold])
+    ]
+    runs = [dict(fold=fold, seed=seed, accuracy=n / sizes[fold]) for (fold, seed), n in right.items()]
+    summary = by_hand(runs, clips).summary()
+    assert (summary["mean of runs"], summary["pooled"]) == (0.75, 0.625)
+    assert summary["standard deviation of seeds"] == pytest.approx(np.std([0.5, 1], ddof=1))

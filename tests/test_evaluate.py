@@ -16,6 +16,7 @@ from tiny import RATE, config, files_below, network, new_run, numbered, numbers_
 from esc_lib import evaluate, train
 from esc_lib.data.clips import load_clips
 from esc_lib.data.datasets import ESC10_CLASSES
+from esc_lib.models import build_model
 
 evaluate_module = importlib.import_module("esc_lib.evaluation.evaluate")
 DOG, RAIN, WAVES = ESC10_CLASSES[:3]
@@ -269,3 +270,29 @@ def test_a_network_that_computes_no_numbers_is_not_reported_on(tmp_path, monkeyp
     with pytest.raises(ValueError, match="computes values that are not finite"):
         evaluate(run.path, data_dir=tmp_path / "data", device="cpu")
     assert not (run.path / "eval").exists()
+
+
+def test_an_evaluation_leaves_out_the_quiet_crops_that_the_run_says(tmp_path, monkeypatch):
+    """A network that calls a loud crop class 0 and a quiet one class 1, and a clip with one loud crop of three."""
+
+    def loudness(self, x):
+        quiet = (x.abs().amax(dim=(1, 2)) < 0.1).long()
+        return 30.0 * torch.nn.functional.one_hot(quiet, 10) + 0 * self.bias
+
+    register(monkeypatch, network(loudness))
+    data = write_set(tmp_path / "data", [(3, 0, np.repeat(np.array([16384, 20, 20], np.int16), 100))])
+    run = new_run(config(pad=False, crops=3, min_peak=0.1, epochs=1), tmp_path / "runs")
+    run.save_checkpoint(build_model("tiny", 10), 1, 1.0)
+    assert evaluate(run, data_dir=data, device="cpu").predictions.loc[0].filter(like="p_").iloc[0] > 0.99
+
+
+def test_an_evaluation_on_other_folds_says_so_and_leaves_the_result_alone(tmp_path, monkeypatch):
+    register(monkeypatch)
+    data = write_set(tmp_path / "data", tones(per_class=1))
+    settings = config(train_folds=[1], validation_folds=[2], eval_folds=[3])
+    run = train(settings, data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    tested, chosen = (evaluate(run, folds=folds, data_dir=data, device="cpu") for folds in (None, [2]))
+    assert [found.path.name for found in (tested, chosen)] == ["eval", "eval-best-on-2"]
+    assert [found.result["eval_folds"] for found in (tested, chosen)] == [[3], [2]]
+    assert "which are not tested on here" in tested.result["selection"]
+    assert "too high to report" in chosen.result["selection"]

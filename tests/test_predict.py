@@ -14,6 +14,7 @@ from sound_files import make_clips, noise
 from esc_lib import evaluate, load_clips, load_run, train
 from esc_lib.data.clips import trim_silence
 from esc_lib.evaluation.predict import _cut_out, predict
+from esc_lib.models import build_model
 from esc_lib.training.augment import even_starts
 from esc_lib.training.inference import audible_crops, crop_probabilities
 
@@ -259,3 +260,17 @@ def test_a_recording_that_is_cut_has_no_prediction(predict_sound, here):
     (here[1] / "cut.flac").write_bytes(data[:-5])
     with pytest.raises(ValueError, match=r"cut\.flac cannot be decoded"):
         predict(here[0], here[1] / "cut.flac", device="cpu")
+
+
+def test_the_checkpoint_that_was_asked_for_predicts(tmp_path, monkeypatch):
+    tiny.register(monkeypatch, tiny.network(lambda self, x: self.bias.expand(len(x), -1)))
+    run = tiny.new_run(tiny.config(keep_n=2), tmp_path)
+    for epoch in (1, 2):
+        model = build_model("tiny", 10)
+        with torch.no_grad():
+            model.bias[epoch] = 9
+        run.save_checkpoint(model, epoch, 0.5)
+    soundfile.write(tmp_path / "sound.wav", np.full(300, 0.1), tiny.RATE)
+    for name, target in (("epoch-0001", 1), ("last", 2), ("result", 2)):
+        found = predict(run, tmp_path / "sound.wav", checkpoint=name, device="cpu").top
+        assert found["class"][0] == run.config.class_names[target]

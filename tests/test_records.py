@@ -13,10 +13,12 @@ from kills import kill_at
 
 from esc_lib import cross_validate, load_run
 from esc_lib.data.datasets import DATASETS
+from esc_lib.evaluation.cross_validation import _name
 from esc_lib.models import ARCHITECTURES
 from esc_lib.paths import RESULTS
 from esc_lib.results.records import (
     COLUMNS,
+    all_records,
     load_record,
     measured_results,
     published_results,
@@ -289,3 +291,9 @@ def test_published_accuracies_appear_beside_the_measured_ones():
 
 def test_every_record_is_in_the_table():
     assert len(measured_results()) == len(RECORDS) > 0
+
+
+def test_the_folder_of_a_cross_validation_is_called_as_its_record():
+    """The same call finds the runs of a record again, so the name must not depend on anything but the settings."""
+    for found in all_records():
+        assert _name(found.config, bool(found.config.validation_folds)) == f"cv-{found.path.stem}"

@@ -97,3 +97,11 @@ def test_the_temperature_is_recovered_and_calibrates(temperature):
 def test_the_temperature_of_certain_errors_is_finite():
     probabilities = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     assert 1 < fit_temperature(probabilities, np.array([0, 1, 1])) <= 20.01
+
+
+def test_an_interval_of_less_confidence_is_shorter_and_the_bootstrap_has_seeds():
+    right = np.arange(80) % 4 > 0
+    assert wilson_interval(60, 80, confidence=0.5)[0] > wilson_interval(60, 80)[0]
+    assert bootstrap_interval(right, confidence=0.5)[0] > bootstrap_interval(right)[0]
+    shares = np.random.default_rng(0).random(80)
+    assert bootstrap_interval(shares, seed=1) != bootstrap_interval(shares)

@@ -509,3 +509,39 @@ def test_ctrl_c_leaves_a_run_that_can_be_read(tone_data, tmp_path):
     if run.checkpoints:  # it may have come between the file and its entry
         assert run.model()(torch.zeros(1, 1, 100)).shape == (1, 10)
     assert not [name for name in files_below(run.path) if name.endswith(".part")]
+
+
+def test_the_seed_decides_the_parameters_too(tmp_path, monkeypatch):
+    register(monkeypatch)
+    where = dict(data_dir=write_set(tmp_path / "data", tones(per_class=1)), save_dir=tmp_path / "runs", device="cpu")
+    still = dict(epochs=1, learning_rate=0.0, freeze_epoch=1)
+    five, six = (train(config(seed=seed, **still), **where).model() for seed in (5, 6))
+    torch.manual_seed(5)
+    fresh = TinyNet(10).conv1[0].weight
+    assert torch.equal(five.conv1[0].weight, fresh)
+    assert not torch.equal(six.conv1[0].weight, fresh)
+
+
+def test_a_training_with_a_validation_fold_learns_from_the_training_folds_and_sees_no_test_clip(tmp_path, monkeypatch):
+    seen: dict[bool, set[int]] = {True: set(), False: set()}
+
+    def look(self, x):
+        seen[self.training] |= set(numbers_in(x))
+        return self.bias.expand(len(x), -1)
+
+    register(monkeypatch, network(look))
+    data = write_set(tmp_path / "data", numbered([1, 1, 2, 2, 3, 3]))
+    settings = config(train_folds=[1], validation_folds=[2], eval_folds=[3], epochs=3)
+    train(settings, data_dir=data, save_dir=tmp_path / "runs", device="cpu")
+    assert seen == {True: {0, 1}, False: {2, 3}}
+
+
+def test_a_session_counts_its_own_seconds(tmp_path, monkeypatch):
+    register(monkeypatch)
+    data = write_set(tmp_path / "data", tones(per_class=1))
+    module = importlib.import_module("esc_lib.training.train")
+    monkeypatch.setattr(module.time, "perf_counter", lambda: 7000.0)
+    monkeypatch.setattr(module.time, "process_time", lambda: 9000.0)
+    run = train(config(epochs=1), data_dir=data, save_dir=tmp_path / "runs", device="cpu", progress=False)
+    (session,) = run.sessions
+    assert (session["seconds"], session["processor_seconds"]) == (0, 0)
