@@ -85,3 +85,27 @@ def test_cross_validation_fits_temperatures_on_its_validation_folds(tmp_path, mo
     np.testing.assert_allclose(as_arrays(found.calibrated()[first])[0], expected)
     plain = cross_validate(settings, folds=[1], data_dir=data, save_dir=tmp_path / "runs", device="cpu")
     assert plain.calibration().index.tolist() == ["uncalibrated"] and plain.runs["temperature"].isna().all()
+
+
+def test_every_checkpoint_keeps_its_temperature(tmp_path, monkeypatch):
+    tiny.register(monkeypatch)
+    run = tiny.new_run(tiny.config(keep_n=2), tmp_path)
+    for epoch, temperature in ((1, 2.0), (2, 3.0)):
+        run.save_checkpoint(tiny.TinyNet(10), epoch, 0.5)
+        run.save_temperature(f"epoch-000{epoch}", temperature, fitted_on="nothing", clips=1)
+    assert [load_run(run.path).temperature(f"epoch-000{epoch}") for epoch in (1, 2)] == [2, 3]
+
+
+def test_a_network_of_all_folds_is_calibrated_on_other_predictions_and_tables_that_are_none_are_refused(
+    tmp_path, monkeypatch
+):
+    tiny.register(monkeypatch)
+    where = dict(data_dir=tiny.write_set(tmp_path / "data", tiny.tones(per_class=1)), device="cpu")
+    tested = train(tiny.config(epochs=1), save_dir=tmp_path / "runs", **where)
+    predictions = evaluate(tested, **where).predictions
+    run = train(tiny.config(epochs=1, train_folds=[1, 2, 3], eval_folds=[]), save_dir=tmp_path / "runs", **where)
+    assert calibrate(run, predictions, fitted_on="a cross-validation") == load_run(run.path).temperature() > 0
+    without = predictions.drop(columns=["true", "p_dog"])
+    for wrong, message in ((predictions[:0], "predictions is empty"), (without, "lacks the column.s. p_dog, true")):
+        with pytest.raises(ValueError, match=message):
+            calibrate(run, wrong, fitted_on="nothing")

@@ -274,3 +274,13 @@ def test_the_checkpoint_that_was_asked_for_predicts(tmp_path, monkeypatch):
     for name, target in (("epoch-0001", 1), ("last", 2), ("result", 2)):
         found = predict(run, tmp_path / "sound.wav", checkpoint=name, device="cpu").top
         assert found["class"][0] == run.config.class_names[target]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_computes_no_numbers_predicts_nothing(tmp_path, monkeypatch, value):
+    tiny.register(monkeypatch, tiny.network(lambda self, x: self.bias.expand(len(x), -1) * value))
+    run = tiny.new_run(tiny.config(epochs=1), tmp_path)
+    run.save_checkpoint(build_model("tiny", 10), 1, 0.5)
+    soundfile.write(tmp_path / "sound.wav", np.full(300, 0.1), tiny.RATE)
+    with pytest.raises(ValueError, match="not finite"):
+        predict(run, tmp_path / "sound.wav", device="cpu")

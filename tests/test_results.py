@@ -1,6 +1,7 @@
 """The tables of the README and the notebooks are those of the records."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from nbconvert.filters.markdown import markdown2html
 from esc_lib.models import ARCHITECTURES
 from esc_lib.paths import RESULTS
 from esc_lib.results import landscape, learned_filters_gain
-from esc_lib.results.comparisons import LEARNED
-from esc_lib.results.records import load_record, overview, speed_board
+from esc_lib.results.comparisons import LEARNED, _all_settings
+from esc_lib.results.records import all_records, load_record, on_all_folds, overview, speed_board
 from esc_lib.results.tables import BEGIN, END, TABLES, TAG, execute_tagged, markdown, tried_table, with_table
 from esc_lib.training import recipe
 
@@ -215,3 +216,20 @@ def test_only_tagged_cells_are_executed():
     assert printed["text"] == "2\n2\n" and result["data"]["text/plain"] == "3" and result["execution_count"] == 2
     nbformat.validate(notebook)
     assert nbformat.writes(notebook)
+
+
+def test_only_records_of_the_same_clips_folds_and_seeds_are_a_pair():
+    found = load_record("m11-esc10-3a5d7e01")
+    validated = replace(found.config, train_folds=(3, 4, 5), eval_folds=(1,), validation_folds=(2,))
+    others = [
+        replace(found, data={**found.data, "source_sha256": "0"}),
+        replace(found, runs=found.runs[:5]),
+        replace(found, config=validated),
+    ]
+    assert all(_all_settings(other) != _all_settings(found) for other in others)
+
+
+def test_a_record_of_some_folds_is_not_in_the_landscape():
+    records = [one for one in all_records() if one.config.dataset == "urbansound8k"]
+    assert records and not any(map(on_all_folds, records))
+    assert "here" not in set(landscape("urbansound8k")["kind"])
